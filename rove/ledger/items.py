@@ -1,0 +1,157 @@
+"""The catalogue: every item with its vector, numbered so that shards can follow the changes.
+
+- Any process may write (the gateway does); each batch is one transaction with one new sequence.
+- A deleted item stays as a tombstone, so that those who follow learn of it.
+- A store is used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+from sqlalchemy import Connection, Row, bindparam, func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from rove.catalogue import Item
+from rove.config import StoreSection
+from rove.ledger.schema import SCHEMA_VERSION, catalogue_meta, catalogue_metadata, items
+from rove.ledger.store import (
+    Database,
+    catalogue_path,
+    check_schema,
+    make_folder,
+    prepare,
+    read_meta,
+    store_errors,
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Item).decode
+
+_select_one = select(items).where(items.c.item_id == bindparam("wanted"))
+_select_changes = (
+    select(items).where(items.c.sequence > bindparam("after")).order_by(items.c.sequence)
+)
+_select_sequence = select(func.max(items.c.sequence))
+_new = insert(items)
+_upsert = _new.on_conflict_do_update(
+    index_elements=[items.c.item_id],
+    set_={name: _new.excluded[name] for name in ("sequence", "item", "vector", "encoder")},
+)
+
+
+class ItemRow(Struct, frozen=True, kw_only=True):
+    """One item of the catalogue; `item`, `vector` and `encoder` are None once it is deleted."""
+
+    item_id: str
+    item: Item | None
+    vector: npt.NDArray[np.float32] | None
+    """(D,), in the space of `encoder`."""
+    encoder: str | None
+    sequence: int
+
+
+class ItemStore:
+    """The catalogue that all processes share."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, store: StoreSection) -> Self:
+        """Open the catalogue of the store, creating it unless it exists."""
+        make_folder(store)
+        path = catalogue_path(store)
+        database = Database(path, store, "write")
+        try:
+            expected = {"schema_version": str(SCHEMA_VERSION)}
+            if not read_meta(database, catalogue_meta):
+                prepare(database, catalogue_metadata, catalogue_meta, expected)
+            check_schema(path, read_meta(database, catalogue_meta))
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
+    def put(self, new: Sequence[Item], vectors: npt.NDArray[np.float32], encoder: str) -> int:
+        """Store items with their vectors (n, D) in place of older ones; return the new sequence."""
+        assert vectors.ndim == 2 and len(vectors) == len(new), (vectors.shape, len(new))
+        vectors = np.ascontiguousarray(vectors, dtype="<f4")
+        with self._database.transaction() as connection:
+            sequence = _last_sequence(connection) + 1
+            rows = [
+                {
+                    "item_id": item.item_id,
+                    "sequence": sequence,
+                    "item": _encode(item).decode(),
+                    "vector": vector.tobytes(),
+                    "encoder": encoder,
+                }
+                for item, vector in zip(new, vectors, strict=True)
+            ]
+            if rows:
+                connection.execute(_upsert, rows)
+        return sequence if rows else sequence - 1
+
+    def delete(self, item_ids: Sequence[str]) -> int:
+        """Leave a tombstone for each id, known here or not; return how many are new."""
+        wanted = list(dict.fromkeys(item_ids))
+        with self._database.transaction() as connection:
+            sequence = _last_sequence(connection) + 1
+            gone = {
+                row.item_id
+                for row in (self._one(item_id) for item_id in wanted)
+                if row and row.item is None
+            }
+            rows: list[dict[str, Any]] = [
+                {
+                    "item_id": item_id,
+                    "sequence": sequence,
+                    "item": None,
+                    "vector": None,
+                    "encoder": None,
+                }
+                for item_id in wanted
+                if item_id not in gone
+            ]
+            if rows:
+                connection.execute(_upsert, rows)
+        return len(rows)
+
+    def get(self, item_id: str) -> ItemRow | None:
+        """Return the item's row, a tombstone's too, or None for an id never seen here."""
+        with store_errors(self._database.path):
+            return self._one(item_id)
+
+    def changes_since(self, sequence: int) -> tuple[list[ItemRow], int]:
+        """Return the rows written after `sequence`, oldest first, and the sequence to ask next."""
+        with store_errors(self._database.path):
+            rows = self._database.connection.execute(_select_changes, {"after": sequence}).all()
+        return [_row(row) for row in rows], rows[-1].sequence if rows else sequence
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _one(self, item_id: str) -> ItemRow | None:
+        row = self._database.connection.execute(_select_one, {"wanted": item_id}).one_or_none()
+        return None if row is None else _row(row)
+
+
+def _last_sequence(connection: Connection) -> int:
+    return connection.execute(_select_sequence).scalar() or 0
+
+
+def _row(row: Row[Any]) -> ItemRow:
+    return ItemRow(
+        item_id=row.item_id,
+        item=None if row.item is None else _decode(row.item),
+        vector=None if row.vector is None else np.frombuffer(row.vector, dtype="<f4"),
+        encoder=row.encoder,
+        sequence=row.sequence,
+    )

@@ -1,0 +1,296 @@
+"""One shard's record of what was decided and what users then did.
+
+    rove.events         the records that go in and come out
+    ledger.schema       the tables
+    ledger.store        files, transactions, errors, the one-writer lock
+    ledger.transaction  what a transaction can do
+    ledger.scan         every shard's interactions, for training
+
+- A row is acknowledged only after the commit that holds it; `transaction` is all or nothing.
+- Ids are idempotency keys: an id that is stored already is a `Conflict`, so look first.
+- One writer per shard, held from `open` to `close` (or the end of the process). Others read.
+- A ledger is used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import (
+    bindparam,
+    select,
+)
+
+from rove.config import StoreSection
+from rove.errors import ConfigError, NotFound, StoreUnavailable
+from rove.events import Decision
+from rove.ledger.records import Erased as Erased
+from rove.ledger.records import History as History
+from rove.ledger.records import Statistics as Statistics
+from rove.ledger.records import StoredInteraction as StoredInteraction
+from rove.ledger.scan import all_interactions
+from rove.ledger.schema import (
+    SCHEMA_VERSION,
+    interactions,
+    item_statistics,
+    ledger_meta,
+    ledger_metadata,
+)
+from rove.ledger.store import (
+    Database,
+    WriterLock,
+    check_schema,
+    folder_of,
+    make_folder,
+    prepare,
+    read_meta,
+    shard_path,
+    store_errors,
+)
+from rove.ledger.transaction import Transaction as Transaction
+from rove.ledger.transaction import read_decisions, stored_interaction
+
+_SCRUB_RETRY_S = 1.0
+
+_select_history = (
+    select(
+        interactions.c.item_id,
+        interactions.c.reward,
+        interactions.c.timestamp,
+        interactions.c.event_id,
+        interactions.c.slot,
+        interactions.c.type,
+    )
+    .where(interactions.c.user_id == bindparam("user_id"))
+    .order_by(interactions.c.timestamp, interactions.c.sequence)
+)
+_select_answers = (
+    select(interactions)
+    .where(interactions.c.event_id == bindparam("event_id"))
+    .order_by(interactions.c.timestamp, interactions.c.sequence)
+)
+_select_statistics = select(
+    item_statistics.c.item_id,
+    item_statistics.c.weight,
+    item_statistics.c.total,
+    item_statistics.c.as_of,
+    item_statistics.c.revision,
+).where(
+    item_statistics.c.release == bindparam("release"),
+    item_statistics.c.revision > bindparam("since"),
+)
+
+
+class Ledger:
+    """One shard's ledger."""
+
+    shard: int
+    num_shards: int
+
+    def __init__(
+        self, store: StoreSection, shard: int, num_shards: int, lock: WriterLock | None
+    ) -> None:
+        self.shard = shard
+        self.num_shards = num_shards
+        self._store = store
+        self._lock = lock
+        path = shard_path(store, shard)
+        self._database = Database(path, store, "write" if lock else "read")
+        self._others: dict[int, Database] = {}
+        self._to_scrub = False
+        self._scrubbed_at = -_SCRUB_RETRY_S
+
+    @classmethod
+    def open(
+        cls, store: StoreSection, shard: int, num_shards: int, *, read_only: bool = False
+    ) -> Self:
+        """Open one shard for writing (waits for another writer to leave), or only for reading."""
+        assert 0 <= shard < num_shards, (shard, num_shards)
+        path = shard_path(store, shard)
+        if read_only:
+            if not path.exists():
+                raise NotFound(f"{path} does not exist; load a history or start serving first")
+            lock = None
+        else:
+            make_folder(store)
+            lock = WriterLock(path.with_suffix(".lock"), store.busy_timeout_s)
+        try:
+            _check_neighbour(store, shard, num_shards)
+            ledger = cls(store, shard, num_shards, lock)
+            try:
+                ledger._prepare()
+            except BaseException:
+                ledger._database.close()
+                raise
+        except BaseException:
+            if lock:
+                lock.release()
+            raise
+        return ledger
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Commit what the body does on the `Transaction`, or nothing if anything is raised."""
+        if self._lock is None:
+            raise StoreUnavailable(f"{self._database.path} is open for reading only")
+        with self._database.transaction() as connection:
+            transaction = Transaction(connection)
+            yield transaction
+        self._to_scrub |= transaction.erased
+        if self._to_scrub:
+            self._scrub()
+
+    def decisions(self, event_ids: Sequence[str]) -> dict[str, Decision]:
+        """Return those of the decisions that are stored, by event id."""
+        with store_errors(self._database.path):
+            return read_decisions(self._database.connection, event_ids)
+
+    def history(self, user_id: str) -> History:
+        """Return all stored interactions of the user, oldest first."""
+        with store_errors(self._database.path):
+            rows = self._database.connection.execute(_select_history, {"user_id": user_id}).all()
+        if not rows:
+            return History(
+                item_ids=[],
+                rewards=_floats(()),
+                timestamps=_floats(()),
+                event_ids=[],
+                slots=[],
+                types=[],
+            )
+        item_ids, rewards, timestamps, event_ids, slots, types = zip(*rows, strict=True)
+        return History(
+            item_ids=list(item_ids),
+            rewards=_floats(rewards),
+            timestamps=_floats(timestamps),
+            event_ids=list(event_ids),
+            slots=list(slots),
+            types=list(types),
+        )
+
+    def interactions_of(self, event_id: str) -> list[StoredInteraction]:
+        """Return what answered the decision, oldest first."""
+        with store_errors(self._database.path):
+            rows = self._database.connection.execute(_select_answers, {"event_id": event_id}).all()
+        return [stored_interaction(row) for row in rows]
+
+    def statistics(self, release: str) -> Statistics:
+        """Return this shard's item statistics since `release`."""
+        return _statistics(self._database, release, 0)
+
+    def statistics_of_others(self, release: str, since: Mapping[int, int]) -> dict[int, Statistics]:
+        """Return, per other shard, the rows written after revision `since[shard]` (0 when absent).
+
+        A shard without anything new has no entry.
+        """
+        found: dict[int, Statistics] = {}
+        for shard in range(self.num_shards):
+            database = None if shard == self.shard else self._other(shard)
+            if database is not None:
+                news = _statistics(database, release, since.get(shard, 0))
+                if len(news):
+                    found[shard] = news
+        return found
+
+    def all_interactions(self) -> Iterator[pa.RecordBatch]:
+        """Yield every shard's interactions; see `rove.ledger.scan`."""
+        return all_interactions(self._store)
+
+    def close(self) -> None:
+        """Close all files and let another writer in."""
+        for database in self._others.values():
+            database.close()
+        self._others.clear()
+        self._database.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _prepare(self) -> None:
+        found = read_meta(self._database, ledger_meta)
+        expected = {
+            "schema_version": str(SCHEMA_VERSION),
+            "shard": str(self.shard),
+            "num_shards": str(self.num_shards),
+        }
+        if not found and self._lock is not None:
+            prepare(self._database, ledger_metadata, ledger_meta, expected)
+            return
+        path = self._database.path
+        check_schema(path, found)
+        _check_num_shards(path, found, self.num_shards)
+        if found["shard"] != str(self.shard):
+            raise StoreUnavailable(
+                f"{path} holds shard {found['shard']}, not {self.shard}; give it its name back"
+            )
+
+    def _other(self, shard: int) -> Database | None:
+        """Return another shard's file, or None while it does not exist or has no tables."""
+        if shard in self._others:
+            return self._others[shard]
+        path = shard_path(self._store, shard)
+        if not path.exists():
+            return None
+        database = Database(path, self._store, "read")
+        if not read_meta(database, ledger_meta):
+            database.close()
+            return None
+        self._others[shard] = database
+        return database
+
+    def _scrub(self) -> None:
+        """Remove what was erased from the write-ahead log; later if a reader is at work."""
+        now = time.monotonic()
+        if now - self._scrubbed_at >= _SCRUB_RETRY_S:
+            self._scrubbed_at = now
+            self._to_scrub = not self._database.scrub()
+
+
+def _statistics(database: Database, release: str, since: int) -> Statistics:
+    parameters = {"release": release, "since": since}
+    with store_errors(database.path):
+        rows = database.connection.execute(_select_statistics, parameters).all()
+    item_ids, weight, total, as_of, revisions = zip(*rows, strict=True) if rows else ((),) * 5
+    return Statistics(
+        item_ids=list(item_ids),
+        weight=_floats(weight),
+        total=_floats(total),
+        as_of=_floats(as_of),
+        revision=max(revisions, default=since),
+    )
+
+
+def _floats(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.array(values, dtype=np.float64)
+
+
+def _check_num_shards(path: object, found: Mapping[str, str], num_shards: int) -> None:
+    if found["num_shards"] != str(num_shards):
+        raise ConfigError(
+            f"{path} was written with {found['num_shards']} shards, not {num_shards}; "
+            f"set serving.shards to {found['num_shards']} or store.url to a new folder"
+        )
+
+
+def _check_neighbour(store: StoreSection, shard: int, num_shards: int) -> None:
+    """Refuse a number of shards other than the one the store was written with.
+
+    All files agree, so any other one will do.
+    """
+    own = shard_path(store, shard)
+    neighbour = next(
+        (path for path in sorted(folder_of(store).glob("shard-*.sqlite")) if path != own), None
+    )
+    if neighbour is not None:
+        database = Database(neighbour, store, "read")
+        try:
+            found = read_meta(database, ledger_meta)
+        finally:
+            database.close()
+        if found:
+            check_schema(neighbour, found)
+            _check_num_shards(neighbour, found, num_shards)

@@ -1,0 +1,64 @@
+"""What the ledger gives and takes beside decisions and interactions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from rove.events import Interaction
+
+StoredStatus = Literal["accepted", "unattributed", "late"]
+Floats = npt.NDArray[np.float64]
+
+
+class StoredInteraction(Struct, frozen=True, kw_only=True):
+    """An interaction as the ledger keeps it; `interaction.timestamp` is filled in."""
+
+    interaction: Interaction
+    reward: float
+    status: StoredStatus
+    received_at: float
+    session: str | None = None
+    """What happened together (an invoice, a visit), where a file says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """All interactions of one user, oldest first: n parallel columns."""
+
+    item_ids: list[str]
+    rewards: Floats  # (n,)
+    timestamps: Floats  # (n,), unix seconds
+    event_ids: list[str | None]
+    slots: list[int | None]
+    types: list[str]
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """Decayed sums per item, each as of its own time: n parallel columns."""
+
+    item_ids: list[str]
+    weight: Floats  # (n,)
+    total: Floats  # (n,)
+    as_of: Floats  # (n,), unix seconds
+    revision: int = 0
+    """The latest write these contain; 0 when there is none."""
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """How many rows an erasure removed."""
+
+    num_decisions: int
+    num_interactions: int

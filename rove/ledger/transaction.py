@@ -1,0 +1,191 @@
+"""What one transaction of a shard's ledger can do, and how records become rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Row,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from rove.errors import NotFound
+from rove.events import Context, Decision, Interaction, InteractionType, Slot
+from rove.ledger.records import Erased, Statistics, StoredInteraction
+from rove.ledger.schema import decisions, interactions, item_statistics
+
+_MAX_IDS = 1024  # ids in one statement
+_encode = msgspec.json.Encoder().encode
+_decode_slots = msgspec.json.Decoder(list[Slot]).decode
+_decode_context = msgspec.json.Decoder(Context).decode
+
+_ids: BindParameter[Sequence[str]] = bindparam("ids", expanding=True)
+_select_decisions = select(decisions).where(decisions.c.event_id.in_(_ids))
+_select_known = select(interactions.c.interaction_id).where(interactions.c.interaction_id.in_(_ids))
+_select_revision = select(func.max(item_statistics.c.revision)).where(
+    item_statistics.c.release == bindparam("release")
+)
+_insert_decisions = insert(decisions)
+_insert_interactions = insert(interactions)
+_import_interactions = sqlite_insert(interactions).on_conflict_do_nothing()
+_new_statistics = sqlite_insert(item_statistics)
+_upsert_statistics = _new_statistics.on_conflict_do_update(
+    index_elements=[item_statistics.c.release, item_statistics.c.item_id],
+    set_={
+        name: _new_statistics.excluded[name] for name in ("weight", "total", "as_of", "revision")
+    },
+)
+_activate = (
+    update(decisions)
+    .where(decisions.c.event_id == bindparam("event"))
+    .values(activated_at=bindparam("at"))
+)
+_delete_decisions = delete(decisions).where(decisions.c.user_id == bindparam("user"))
+_delete_interactions = delete(interactions).where(interactions.c.user_id == bindparam("user"))
+
+
+class Transaction:
+    """What can be done within one transaction; it sees its own writes."""
+
+    erased: bool
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.erased = False
+
+    def known_interactions(self, ids: Sequence[str]) -> set[str]:
+        """Return those of `ids` that are stored."""
+        known: set[str] = set()
+        for part in _parts(ids):
+            known.update(self._connection.execute(_select_known, {"ids": part}).scalars())
+        return known
+
+    def decisions(self, event_ids: Sequence[str]) -> dict[str, Decision]:
+        """Return those of the decisions that are stored, by event id."""
+        return read_decisions(self._connection, event_ids)
+
+    def add_decisions(self, new: Sequence[Decision]) -> None:
+        """Store decisions; `Conflict` if an id is stored."""
+        if new:
+            self._connection.execute(_insert_decisions, [_decision_row(one) for one in new])
+
+    def add_interactions(self, new: Sequence[StoredInteraction]) -> None:
+        """Store interactions; `Conflict` if an id is stored."""
+        if new:
+            self._connection.execute(_insert_interactions, [_interaction_row(one) for one in new])
+
+    def import_interactions(self, rows: pa.Table, received_at: float) -> int:
+        """Store rows of a history, leaving out the ids that are stored; return how many were new.
+
+        Columns: those of the table that `rove.ledger.load` makes.
+        """
+        constants = {"status": "accepted", "received_at": received_at}
+        parameters = [row | constants for row in rows.to_pylist()]
+        return self._connection.execute(_import_interactions, parameters).rowcount
+
+    def add_statistics(self, release: str, rows: Statistics) -> int:
+        """Store the items' current statistics in place of older ones, and return the new revision.
+
+        `rows.revision` is not looked at.
+        """
+        revision = (
+            self._connection.execute(_select_revision, {"release": release}).scalar() or 0
+        ) + 1
+        columns = (rows.item_ids, rows.weight.tolist(), rows.total.tolist(), rows.as_of.tolist())
+        if len(rows):
+            self._connection.execute(
+                _upsert_statistics,
+                [
+                    {
+                        "release": release,
+                        "item_id": item_id,
+                        "weight": weight,
+                        "total": total,
+                        "as_of": as_of,
+                        "revision": revision,
+                    }
+                    for item_id, weight, total, as_of in zip(*columns, strict=True)
+                ],
+            )
+        return revision
+
+    def activate(self, event_id: str, at: float) -> None:
+        """Note when a deferred decision was shown."""
+        if self._connection.execute(_activate, {"event": event_id, "at": at}).rowcount == 0:
+            raise NotFound(f"no decision {event_id!r}; rank first")
+
+    def erase_user(self, user_id: str) -> Erased:
+        """Delete the user's rows; after the commit no copy of them is left in the shard's files."""
+        self.erased = True
+        user = {"user": user_id}
+        return Erased(
+            num_decisions=self._connection.execute(_delete_decisions, user).rowcount,
+            num_interactions=self._connection.execute(_delete_interactions, user).rowcount,
+        )
+
+
+def _parts(ids: Sequence[str]) -> Iterator[list[str]]:
+    """Cut `ids` up and pad each part to a power of two, so that few statements are compiled."""
+    for start in range(0, len(ids), _MAX_IDS):
+        part = list(ids[start : start + _MAX_IDS])
+        part += part[-1:] * ((1 << (len(part) - 1).bit_length()) - len(part))
+        yield part
+
+
+def read_decisions(connection: Connection, event_ids: Sequence[str]) -> dict[str, Decision]:
+    """Return those of the decisions that are stored, by event id."""
+    found: dict[str, Decision] = {}
+    for part in _parts(event_ids):
+        for row in connection.execute(_select_decisions, {"ids": part}).mappings():
+            values: dict[str, Any] = dict(row)
+            values["seed"] = int(values["seed"])
+            values["slots"] = _decode_slots(values["slots"])
+            if values["context"] is not None:
+                values["context"] = _decode_context(values["context"])
+            found[values["event_id"]] = Decision(**values)
+    return found
+
+
+def _decision_row(decision: Decision) -> dict[str, Any]:
+    row = msgspec.structs.asdict(decision)
+    row["seed"] = str(decision.seed)
+    row["slots"] = _encode(decision.slots).decode()
+    if decision.context is not None:
+        row["context"] = _encode(decision.context).decode()
+    return row
+
+
+def _interaction_row(stored: StoredInteraction) -> dict[str, Any]:
+    interaction = stored.interaction
+    assert interaction.timestamp is not None, "the engine fills the timestamp in"
+    row = msgspec.structs.asdict(interaction)
+    row["type"] = interaction.type.value
+    row["session"] = stored.session
+    row["reward"] = stored.reward
+    row["status"] = stored.status
+    row["received_at"] = stored.received_at
+    return row
+
+
+def stored_interaction(row: Row[Any]) -> StoredInteraction:
+    """Return the record of a row of `interactions`."""
+    fields: dict[str, Any] = {name: getattr(row, name) for name in Interaction.__struct_fields__}
+    fields["type"] = InteractionType(row.type)
+    return StoredInteraction(
+        interaction=Interaction(**fields),
+        reward=row.reward,
+        status=row.status,
+        received_at=row.received_at,
+        session=row.session,
+    )
