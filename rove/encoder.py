@@ -227,5 +227,5 @@ def _digest(model: PreTrainedModel, tokenizer: Any) -> str:
 
 
 def _move(model: PreTrainedModel, where: torch.device | torch.dtype) -> PreTrainedModel:
-    torch.nn.Module.to(model, where)  # type: ignore[call-overload]
+    torch.nn.Module.to(model, where)
     return model
