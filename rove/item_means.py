@@ -1,0 +1,104 @@
+"""How much of what happens happens to each item: the item mean, with a half-life and a text prior.
+
+    share_j = (n_j + a pi_j) / (n + a)        n_j = sum of 2^(-age / half_life) * reward, n = sum n_j
+
+the posterior mean of a multinomial under a Dirichlet prior, with exponential forgetting: `pi` is
+the share an item's text promises, `a` how many recent rewards that promise is worth. A new item
+starts at its promise; one that nobody wants any more returns to it.
+
+- The sums are kept at one reference time, so an event of any age is one addition and the order of
+  events does not matter. Time is event time: it stands still while nothing happens.
+- Sums of several shards add up: `add` one's own, `merge` the others' as they stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp] | Sequence[int]
+
+_MAX_EXPONENT = 200.0
+"""Half-lives after which the reference time moves on: 2^200 is far from overflow."""
+
+
+class ItemMeans:
+    """Decayed sums of rewards per item."""
+
+    half_life_s: float
+    pseudo_count: float
+    """a."""
+    reference_s: float
+    """The time that `sums` are expressed at."""
+    latest_s: float
+    """Time of the latest event; the sums count as of then."""
+    sums_J: Floats
+    promise_J: Floats
+    """pi."""
+
+    def __init__(
+        self,
+        *,
+        sums_J: Floats,
+        promise_J: Floats,
+        as_of_s: float,
+        half_life_s: float,
+        pseudo_count: float,
+    ) -> None:
+        self.half_life_s = half_life_s
+        self.pseudo_count = pseudo_count
+        self.reference_s = self.latest_s = as_of_s
+        self.sums_J = np.array(sums_J, np.float64)
+        self.promise_J = np.array(promise_J, np.float64)
+        self._total = float(self.sums_J.sum())
+
+    def __len__(self) -> int:
+        return len(self.sums_J)
+
+    def grow(self, promise_J: Floats) -> None:
+        """Add items that nothing has happened to."""
+        self.sums_J = np.concatenate([self.sums_J, np.zeros(len(promise_J))])
+        self.promise_J = np.concatenate([self.promise_J, promise_J])
+
+    def add(self, rows: Rows, rewards: Floats, timestamps: Floats) -> Floats:
+        """Count rewards (n,) of items `rows` (n,); return what was added at `reference_s`."""
+        if len(rewards) == 0:
+            return np.zeros(0)
+        self._advance(float(timestamps.max()))
+        added = rewards * np.exp2((timestamps - self.reference_s) / self.half_life_s)
+        np.add.at(self.sums_J, rows, added)
+        self._total += float(added.sum())
+        return added
+
+    def merge(self, rows: Rows, change: Floats, as_of_s: float) -> None:
+        """Add a change of another shard's sums, expressed at `as_of_s`."""
+        self._advance(as_of_s)
+        added = change * np.exp2((as_of_s - self.reference_s) / self.half_life_s)
+        np.add.at(self.sums_J, rows, added)
+        self._total += float(added.sum())
+
+    def scale_at(self, time_s: float) -> float:
+        """Return the factor that takes a sum at `time_s` to the reference time."""
+        return float(np.exp2((time_s - self.reference_s) / self.half_life_s))
+
+    def share(self, rows: Rows | slice = slice(None)) -> tuple[Floats, Floats]:
+        """Return posterior mean and variance of the items' shares, (n,) each.
+
+        Variance of a Dirichlet's component: share (1 - share) / (n + a + 1).
+        """
+        now = self.scale_at(self.latest_s)
+        prior = self.pseudo_count * now
+        mean = (self.sums_J[rows] + prior * self.promise_J[rows]) / (self._total + prior)
+        num_rewards = (self._total + prior) / now
+        return mean, mean * (1.0 - np.minimum(mean, 1.0)) / (num_rewards + 1.0)
+
+    def _advance(self, time_s: float) -> None:
+        self.latest_s = max(self.latest_s, time_s)
+        if (self.latest_s - self.reference_s) / self.half_life_s > _MAX_EXPONENT:
+            shrink = 1.0 / self.scale_at(self.latest_s)
+            self.sums_J *= shrink
+            self._total *= shrink
+            self.reference_s = self.latest_s

@@ -1,0 +1,229 @@
+"""From behaviour and embeddings to a reward model: what `training.factorise` and `refit` run.
+
+    rove.behaviour      the interactions in columns
+    rove.factorisation  features of items, taste of the population, noise
+    rove.item_means     how often each item is chosen
+    rove.calibration    half-lives and gains, from the last part of the behaviour
+
+The model is calibrated on the last part of the behaviour with a fit to the part before, and then
+fitted to all of it with the half-lives and gains that were chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from rove.behaviour import Behaviour
+from rove.calibration import (
+    DAY_S,
+    HeldOut,
+    ItemMeanFit,
+    Taste,
+    TasteFit,
+    fit_item_means,
+    fit_taste,
+    item_means_of,
+)
+from rove.config import TrainingSection
+from rove.errors import DataError
+from rove.factorisation import Factorisation, TextFactors, fit, text_factors
+from rove.item_means import ItemMeans
+from rove.model import ItemFeatures, RewardModel, trained_features, user_posterior
+from rove.ridge import Ridge, evidence_ridge
+
+Array = npt.NDArray[np.float64]
+
+CALIBRATION_SHARE = 0.15
+TASTE_HALF_LIVES_S = tuple(DAY_S * days for days in (14, 28, 56, 112, 224, 448))
+_HALF_A_REWARD = 0.5
+_DEFAULT_PRIOR_VARIANCE = 1e-2
+"""Only of a release without any behaviour: taste is then worth a tenth of a reward."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """A reward model with its items, and how it came out."""
+
+    model: RewardModel
+    items: ItemFeatures
+    sums_J: Array
+    """Decayed sums of rewards at `as_of_s`."""
+    as_of_s: float
+    num_sweeps: int
+    calibration: dict[str, float]
+
+    def item_means(self) -> ItemMeans:
+        """Return the item means as of `as_of_s`."""
+        return ItemMeans(
+            sums_J=self.sums_J,
+            promise_J=self.items.promise_J,
+            as_of_s=self.as_of_s,
+            half_life_s=self.model.item_half_life_s,
+            pseudo_count=self.model.pseudo_count,
+        )
+
+
+def learn(
+    behaviour: Behaviour,
+    embeddings_JE: npt.NDArray[np.floating],
+    config: TrainingSection,
+) -> Learned:
+    """Learn the reward model of a catalogue (embeddings, one row an item) from the behaviour."""
+    if len(embeddings_JE) == 0:
+        raise DataError("the catalogue is empty; add items before learning a release")
+    text = text_factors(embeddings_JE, config.text_factors)
+    text_JF = text(embeddings_JE)
+    if len(behaviour) == 0:
+        return _without_behaviour(text, text_JF, embeddings_JE)
+    past, future = behaviour.split(CALIBRATION_SHARE)
+    if len(past) == 0:
+        past = future
+    promise = _promise(past, text_JF)
+    promise_J = np.exp(promise(text_JF))
+    means = fit_item_means(past, future, promise_J)
+    rng = np.random.default_rng(config.seed)
+    held_out = HeldOut.of(past, future, promise_J, means, rng)
+    candidates = [
+        (half_life_s, _taste(*_fitted(past, text_JF, half_life_s, config), text_JF))
+        for half_life_s in TASTE_HALF_LIVES_S
+    ]
+    taste = fit_taste(held_out, candidates)
+    factorisation, trained_J = _fitted(behaviour, text_JF, taste.half_life_s, config)
+    model = _model(factorisation, text, _promise(behaviour, text_JF), means, taste)
+    items = trained_features(factorisation, model, embeddings_JE, trained_J)
+    after = item_means_of(behaviour, items.promise_J, means.half_life_s, means.pseudo_count)
+    return Learned(
+        model=model,
+        items=items,
+        sums_J=after.sums_J,
+        as_of_s=after.latest_s,
+        num_sweeps=factorisation.num_sweeps,
+        calibration={
+            "visits": len(held_out.visits),
+            "ndcg_at_10": taste.ndcg,
+            "log_likelihood_per_interaction": means.log_likelihood,
+        },
+    )
+
+
+def _fitted(
+    behaviour: Behaviour, text_JF: Array, half_life_s: float, config: TrainingSection
+) -> tuple[Factorisation, npt.NDArray[np.bool_]]:
+    """Fit the factorisation to the items that were chosen at all; return it and which those are."""
+    targets = behaviour.targets(float(behaviour.timestamps[-1]), half_life_s)
+    trained_J = np.zeros(len(text_JF), bool)
+    trained_J[np.unique(behaviour.items)] = True
+    active = np.unique(behaviour.users)
+    factorisation = fit(
+        sparse.csr_array(targets[active][:, np.flatnonzero(trained_J)]),
+        text_JF[trained_J],
+        num_learned_factors=config.learned_factors,
+        max_sweeps=config.max_sweeps,
+        rng=np.random.default_rng(config.seed),
+    )
+    return factorisation, trained_J
+
+
+def _taste(factorisation: Factorisation, trained_J: npt.NDArray[np.bool_], text_JF: Array) -> Taste:
+    """Return how the factorisation scores all items for users with given pasts."""
+    features_JD = np.hstack([text_JF, text_JF @ factorisation.prior_map_FK])
+    features_JD[trained_J] = factorisation.features_JD
+    posterior = user_posterior(
+        feature_gram_DD=_feature_gram(factorisation),
+        intercept_D=factorisation.intercept_J @ factorisation.features_JD,
+        taste_mean_D=factorisation.taste_mean_D,
+        taste_covariance_DD=factorisation.taste_covariance_DD,
+        noise_variance=factorisation.noise_variance,
+    )
+
+    def taste(weights_BJ: sparse.csr_array, has_past_B: npt.NDArray[np.bool_]) -> Array:
+        return posterior.means(weights_BJ @ features_JD, has_past_B) @ features_JD.T
+
+    return taste
+
+
+def _feature_gram(factorisation: Factorisation) -> Array:
+    """G = sum_j E[phi_j phi_j'] over the trained items."""
+    features_JD = factorisation.features_JD
+    covariance_KK = factorisation.factor_covariance_KK
+    gram_DD = features_JD.T @ features_JD
+    learned = slice(features_JD.shape[1] - len(covariance_KK), None)
+    gram_DD[learned, learned] += len(features_JD) * covariance_KK
+    return gram_DD
+
+
+def _promise(behaviour: Behaviour, text_JF: Array) -> Ridge:
+    """Learn what share of all rewards a text promises: log share on text factors.
+
+    The predictions sum to one over the catalogue.
+    """
+    rewards_J = np.bincount(behaviour.items, behaviour.rewards, minlength=len(text_JF))
+    ridge = evidence_ridge(text_JF, np.log(rewards_J + _HALF_A_REWARD))
+    total = float(np.exp(ridge(text_JF)).sum())
+    return replace(ridge, intercept=ridge.intercept - float(np.log(total)))
+
+
+def _model(
+    factorisation: Factorisation,
+    text: TextFactors,
+    promise: Ridge,
+    means: ItemMeanFit,
+    taste: TasteFit,
+) -> RewardModel:
+    return RewardModel(
+        item_gain=taste.item_gain,
+        taste_gain=taste.taste_gain,
+        item_half_life_s=means.half_life_s,
+        taste_half_life_s=taste.half_life_s,
+        pseudo_count=means.pseudo_count,
+        noise_variance=factorisation.noise_variance,
+        text_mean_E=text.mean_E,
+        text_components_EF=text.components_EF,
+        promise_weights_F=promise.weights_F,
+        promise_intercept=promise.intercept,
+        prior_map_FK=factorisation.prior_map_FK,
+        prior_variance_K=factorisation.prior_variance_K,
+        factor_variance_K=np.diag(factorisation.factor_covariance_KK).copy(),
+        intercept_D=factorisation.intercept_J @ factorisation.features_JD,
+        feature_gram_DD=_feature_gram(factorisation),
+        taste_mean_D=factorisation.taste_mean_D,
+        taste_covariance_DD=factorisation.taste_covariance_DD,
+    )
+
+
+def _without_behaviour(
+    text: TextFactors, text_JF: Array, embeddings_JE: npt.NDArray[np.floating]
+) -> Learned:
+    """Return the release of a catalogue that nothing has happened to: only the texts speak."""
+    num_items, num_factors = text_JF.shape
+    model = RewardModel(
+        item_gain=1.0,
+        taste_gain=1.0,
+        item_half_life_s=28 * DAY_S,
+        taste_half_life_s=112 * DAY_S,
+        pseudo_count=float(num_items),
+        noise_variance=_DEFAULT_PRIOR_VARIANCE,
+        text_mean_E=text.mean_E,
+        text_components_EF=text.components_EF,
+        promise_weights_F=np.zeros(num_factors),
+        promise_intercept=-float(np.log(num_items)),
+        prior_map_FK=np.zeros((num_factors, 0)),
+        prior_variance_K=np.zeros(0),
+        factor_variance_K=np.zeros(0),
+        intercept_D=np.zeros(num_factors),
+        feature_gram_DD=text_JF.T @ text_JF,
+        taste_mean_D=np.zeros(num_factors),
+        taste_covariance_DD=np.eye(num_factors) * _DEFAULT_PRIOR_VARIANCE,
+    )
+    return Learned(
+        model=model,
+        items=model.read(embeddings_JE),
+        sums_J=np.zeros(num_items),
+        as_of_s=0.0,
+        num_sweeps=0,
+        calibration={},
+    )

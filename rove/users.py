@@ -1,0 +1,215 @@
+"""What is known of each user: a view of the ledger, built when needed and forgotten at will.
+
+- A user's view depends on the user's own rows and the release only, never on the order in which
+  rows arrived or on what was cached, so building it again gives the same posterior.
+- Positive rewards set a pair's standing reward: the largest after decay. Negative ones, and
+  explicit rewards of zero, are trials of their own: a Kalman update on top.
+- `UserCache` is bounded in bytes and forgets the least recently used.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rove.events import InteractionType
+from rove.model import UserPosterior
+
+Array = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.float32]
+
+_BYTES_A_PAIR = 200
+_BYTES_A_USER = 1000
+_EXPLICIT = frozenset({InteractionType.REWARD, InteractionType.RATING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One rewarded interaction of a user."""
+
+    row: int
+    """The item's row of the catalogue."""
+    reward: float
+    timestamp: float
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether it is part of what the user wants."""
+        return self.reward > 0.0
+
+
+def is_observation(kind: InteractionType | str, reward: float) -> bool:
+    """Say whether an interaction tells anything: neutral ones of other types do not."""
+    return reward != 0.0 or kind in _EXPLICIT
+
+
+class User:
+    """One user's interactions, folded; `as_of_s` is the time of the latest."""
+
+    standing: dict[int, tuple[float, float]]
+    """Item row -> (reward, timestamp) of the positive interaction that counts most."""
+    trials: list[Observation]
+    pull_D: Array
+    """sum over standing of reward * 2^(-(as_of - timestamp) / half_life) * phi."""
+    as_of_s: float
+
+    def __init__(self, num_factors: int) -> None:
+        self.standing = {}
+        self.trials = []
+        self.pull_D = np.zeros(num_factors)
+        self.as_of_s = -np.inf
+
+    @property
+    def has_past(self) -> bool:
+        """Whether the user ever did anything that counts."""
+        return bool(self.standing or self.trials)
+
+    @property
+    def size_bytes(self) -> int:
+        """About what the view takes in memory."""
+        pairs = len(self.standing) + len(self.trials)
+        return _BYTES_A_USER + self.pull_D.nbytes + _BYTES_A_PAIR * pairs
+
+    def learn(
+        self, observations: Iterable[Observation], features_JD: Vectors, half_life_s: float
+    ) -> None:
+        """Fold observations in, in any order."""
+        changed: dict[int, tuple[float, float] | None] = {}
+        for seen in observations:
+            if not seen.is_positive:
+                self.trials.append(seen)
+                self._advance(seen.timestamp, half_life_s)
+                continue
+            before = self.standing.get(seen.row)
+            if before is None or _counts_more(seen, before, half_life_s):
+                changed.setdefault(seen.row, before)
+                self.standing[seen.row] = (seen.reward, seen.timestamp)
+        if not changed:
+            return
+        rows = list(changed)
+        self._advance(max(self.standing[row][1] for row in rows), half_life_s)
+        weights = [
+            self._weight(self.standing[row], half_life_s)
+            - (0.0 if (before := changed[row]) is None else self._weight(before, half_life_s))
+            for row in rows
+        ]
+        self.pull_D += np.array(weights) @ features_JD[rows].astype(np.float64)
+
+    def decay(self, now_s: float, half_life_s: float) -> float:
+        """Return what `pull_D` is to be multiplied with at `now_s`."""
+        if not self.standing:
+            return 0.0
+        return float(np.exp2(min(0.0, (self.as_of_s - now_s) / half_life_s)))
+
+    def _weight(self, pair: tuple[float, float], half_life_s: float) -> float:
+        reward, timestamp = pair
+        return float(reward * np.exp2((timestamp - self.as_of_s) / half_life_s))
+
+    def _advance(self, time_s: float, half_life_s: float) -> None:
+        if time_s > self.as_of_s:
+            if self.standing and np.isfinite(self.as_of_s):
+                self.pull_D *= np.exp2((self.as_of_s - time_s) / half_life_s)
+            self.as_of_s = time_s
+
+
+def _counts_more(seen: Observation, before: tuple[float, float], half_life_s: float) -> bool:
+    reward, timestamp = before
+    gained = np.log2(seen.reward) - np.log2(reward)
+    return bool(gained + (seen.timestamp - timestamp) / half_life_s > 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taste:
+    """A user's posterior at one time: mean (D,) and covariance (D, D)."""
+
+    mean_D: Array
+    covariance_DD: Array
+
+
+def taste_of(
+    user: User,
+    now_s: float,
+    posterior: UserPosterior,
+    features_JD: Vectors,
+    half_life_s: float,
+    noise_variance: float,
+) -> Taste:
+    """Return the exact posterior of the user's taste.
+
+    With trials X (m, D) of residuals y and noise R = sigma2 / decay, Kalman's update of N(m, C):
+    K = C X' (X C X' + R)^-1, mean m + K (y - X m), covariance C - K X C.
+    """
+    if not user.has_past:
+        return Taste(mean_D=posterior.prior_mean_D, covariance_DD=posterior.prior_covariance_DD)
+    pull_D = user.pull_D * user.decay(now_s, half_life_s)
+    mean_D = posterior.idle_mean_D + posterior.pull_DD @ pull_D
+    covariance_DD = posterior.covariance_DD
+    if user.trials:
+        rows = [trial.row for trial in user.trials]
+        x_mD = features_JD[rows].astype(np.float64)
+        age_m = np.array([now_s - trial.timestamp for trial in user.trials])
+        noise_m = noise_variance * np.exp2(np.maximum(age_m, 0.0) / half_life_s)
+        reward_m = np.array([trial.reward for trial in user.trials])
+        cross_mD = x_mD @ covariance_DD
+        gain_Dm = np.linalg.solve(cross_mD @ x_mD.T + np.diag(noise_m), cross_mD).T
+        mean_D = mean_D + gain_Dm @ (reward_m - x_mD @ mean_D)
+        covariance_DD = covariance_DD - gain_Dm @ cross_mD
+        covariance_DD = (covariance_DD + covariance_DD.T) / 2.0
+    return Taste(mean_D=mean_D, covariance_DD=covariance_DD)
+
+
+class UserCache:
+    """Views of the users seen lately, at most `max_bytes` of them."""
+
+    max_bytes: int
+    size_bytes: int
+
+    def __init__(self, max_bytes: int, build: Callable[[str], User]) -> None:
+        self.max_bytes = max_bytes
+        self.size_bytes = 0
+        self._build = build
+        self._users: OrderedDict[str, tuple[User, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._users)
+
+    def __contains__(self, user_id: str) -> bool:
+        return user_id in self._users
+
+    def get(self, user_id: str) -> User:
+        """Return the user's view, built from the ledger unless it is cached."""
+        found = self._users.get(user_id)
+        if found is not None:
+            self._users.move_to_end(user_id)
+            return found[0]
+        user = self._build(user_id)
+        self._users[user_id] = (user, user.size_bytes)
+        self.size_bytes += user.size_bytes
+        self._evict()
+        return user
+
+    def resized(self, user_id: str) -> None:
+        """Take note that a cached view has grown."""
+        user, size_bytes = self._users[user_id]
+        self._users[user_id] = (user, user.size_bytes)
+        self.size_bytes += user.size_bytes - size_bytes
+        self._evict()
+
+    def forget(self, user_id: str) -> None:
+        """Drop a view, if there is one."""
+        _, size_bytes = self._users.pop(user_id, (None, 0))
+        self.size_bytes -= size_bytes
+
+    def clear(self) -> None:
+        """Drop all views."""
+        self._users.clear()
+        self.size_bytes = 0
+
+    def _evict(self) -> None:
+        while self.size_bytes > self.max_bytes and len(self._users) > 1:
+            _, (_, size_bytes) = self._users.popitem(last=False)
+            self.size_bytes -= size_bytes
