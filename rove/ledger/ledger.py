@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Self
 
 import numpy as np
@@ -102,6 +102,7 @@ class Ledger:
         path = shard_path(store, shard)
         self._database = Database(path, store, "write" if lock else "read")
         self._others: dict[int, Database] = {}
+        self._revisions: dict[str, int] = {}
         self._to_scrub = False
         self._scrubbed_at = -_SCRUB_RETRY_S
 
@@ -119,18 +120,14 @@ class Ledger:
         else:
             make_folder(store)
             lock = WriterLock(path.with_suffix(".lock"), store.busy_timeout_s)
-        try:
+        with ExitStack() as undo:
+            if lock is not None:
+                undo.callback(lock.release)
             _check_neighbour(store, shard, num_shards)
             ledger = cls(store, shard, num_shards, lock)
-            try:
-                ledger._prepare()
-            except BaseException:
-                ledger._database.close()
-                raise
-        except BaseException:
-            if lock:
-                lock.release()
-            raise
+            undo.callback(ledger._database.close)
+            ledger._prepare()
+            undo.pop_all()
         return ledger
 
     @contextmanager
@@ -139,10 +136,10 @@ class Ledger:
         if self._lock is None:
             raise StoreUnavailable(f"{self._database.path} is open for reading only")
         with self._database.transaction() as connection:
-            transaction = Transaction(connection)
+            transaction = Transaction(connection, self._revisions)
             yield transaction
-        self._to_scrub |= transaction.erased
-        if self._to_scrub:
+        due = self._to_scrub and time.monotonic() - self._scrubbed_at >= _SCRUB_RETRY_S
+        if transaction.erased or due:
             self._scrub()
 
     def decisions(self, event_ids: Sequence[str]) -> dict[str, Decision]:
@@ -203,6 +200,8 @@ class Ledger:
 
     def close(self) -> None:
         """Close all files and let another writer in."""
+        if self._to_scrub:
+            self._scrub()
         for database in self._others.values():
             database.close()
         self._others.clear()
@@ -220,6 +219,8 @@ class Ledger:
         if not found and self._lock is not None:
             prepare(self._database, ledger_metadata, ledger_meta, expected)
             return
+        if self._lock is not None:
+            self._scrub()  # a process that erased may have ended before it could
         path = self._database.path
         check_schema(path, found)
         _check_num_shards(path, found, self.num_shards)
@@ -243,11 +244,9 @@ class Ledger:
         return database
 
     def _scrub(self) -> None:
-        """Remove what was erased from the write-ahead log; later if a reader is at work."""
-        now = time.monotonic()
-        if now - self._scrubbed_at >= _SCRUB_RETRY_S:
-            self._scrubbed_at = now
-            self._to_scrub = not self._database.scrub()
+        """Remove what was erased from the write-ahead log too; later if a reader prevents it."""
+        self._scrubbed_at = time.monotonic()
+        self._to_scrub = not self._database.scrub()
 
 
 def _statistics(database: Database, release: str, since: int) -> Statistics:

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rove.config import StoreSection
-from rove.errors import DataError
+from rove.errors import DataError, shown
+from rove.events import InteractionType
 from rove.ledger.ledger import Ledger
 from rove.rewards import RewardMap
 from rove.sharding import shard_of
@@ -42,7 +43,7 @@ _CONTENT = pa.schema(
 )
 _COLUMNS = _CONTENT.append(pa.field("interaction_id", pa.string()))
 _REQUIRED = ("user_id", "item_id", "type", "timestamp")
-_NUM_ROWS = 50_000  # of one transaction
+_NUM_ROWS = 20_000  # of one transaction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,15 @@ def _conformed(batch: pa.RecordBatch | pa.Table) -> pa.Table:
     for name in _REQUIRED:
         if table[name].null_count:
             raise DataError(f"interactions: {table[name].null_count} rows have no {name}")
+    for name in ("timestamp", "value", "duration_s", "watch_ratio"):
+        if not pc.all(pc.is_finite(table[name]), min_count=0).as_py():
+            raise DataError(f"interactions: {name} holds NaN or infinity; leave such rows out")
+    unknown = set(table["type"].unique().to_pylist()) - set(InteractionType)
+    if unknown:
+        raise DataError(
+            f"interactions: unknown type {shown(min(unknown))}; "
+            f"known types are {', '.join(InteractionType)}"
+        )
     return table
 
 
@@ -120,10 +130,11 @@ def _ids(table: pa.Table) -> pa.Array:
     own = table["interaction_id"].combine_chunks()
     if own.null_count == 0:
         return own
-    # The lengths of the strings would make this unambiguous; a separator that no id has does too.
-    parts = [table[name].combine_chunks().cast(pa.string()) for name in _CONTENT.names]
+    # Control characters separate: ids have none. Large strings: the whole may exceed 2 GB.
+    parts = [table[name].cast(pa.large_string()).combine_chunks() for name in _CONTENT.names]
+    separator = pa.scalar("\x1f", pa.large_string())
     content = pc.binary_join_element_wise(
-        *parts, "\x1f", null_handling="replace", null_replacement="\x1e"
+        *parts, separator, null_handling="replace", null_replacement="\x1e"
     ).dictionary_encode()
     digests = [
         blake2b(text.encode(), digest_size=16).hexdigest()

@@ -46,6 +46,7 @@ Mode = Literal["write", "read"]
 _BEGIN = text("BEGIN IMMEDIATE")
 _COMMIT = text("COMMIT")
 _ROLLBACK = text("ROLLBACK")
+_BE_BRIEF = text("PRAGMA busy_timeout = 100")
 _CHECKPOINT = text("PRAGMA wal_checkpoint(TRUNCATE)")
 
 _SYNCHRONOUS = {"power_loss": "FULL", "process": "NORMAL"}
@@ -100,6 +101,7 @@ class Database:
     def __init__(self, path: Path, store: StoreSection, mode: Mode) -> None:
         self.path = path
         self._engine = _engine(path, store, mode)
+        self._be_patient = text(f"PRAGMA busy_timeout = {store.busy_timeout_s * 1000:.0f}")
         with store_errors(path):
             self.connection = self._engine.connect()
             self._inode = path.stat().st_ino
@@ -119,12 +121,16 @@ class Database:
                 raise
 
     def scrub(self) -> bool:
-        """Empty the write-ahead log into the file; False if a reader prevents it.
+        """Empty the write-ahead log, which holds pages from before a deletion.
 
-        Until then the log holds pages from before a deletion.
+        False if that has to wait: for a reader, or for space on the disk.
         """
-        with store_errors(self.path):
+        try:
+            self.connection.execute(_BE_BRIEF)
             busy: int = self.connection.execute(_CHECKPOINT).one()[0]
+            self.connection.execute(self._be_patient)
+        except DBAPIError:
+            return False
         return busy == 0
 
     def close(self) -> None:
@@ -251,6 +257,7 @@ def _engine(path: Path, store: StoreSection, mode: Mode) -> Engine:
             "PRAGMA journal_mode = WAL",
             f"PRAGMA synchronous = {_SYNCHRONOUS[store.durability]}",
             "PRAGMA secure_delete = ON",
+            "PRAGMA wal_autocheckpoint = 4000",  # pages; hot pages are copied over once per 16 MB
             "PRAGMA journal_size_limit = 67108864",
         ]
 

@@ -60,8 +60,9 @@ class Transaction:
 
     erased: bool
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, revisions: dict[str, int]) -> None:
         self._connection = connection
+        self._revisions = revisions  # latest per release; one writer, so memory knows it
         self.erased = False
 
     def known_interactions(self, ids: Sequence[str]) -> set[str]:
@@ -90,8 +91,16 @@ class Transaction:
 
         Columns: those of the table that `rove.ledger.load` makes.
         """
+        if len(rows) == 0:
+            return 0
+        # Binding costs more than storing: leave out the columns that say nothing.
+        names = [name for name in rows.column_names if rows[name].null_count < len(rows)]
+        columns = [rows[name].to_pylist() for name in names]
         constants = {"status": "accepted", "received_at": received_at}
-        parameters = [row | constants for row in rows.to_pylist()]
+        parameters = [
+            dict(zip(names, values, strict=True), **constants)
+            for values in zip(*columns, strict=True)
+        ]
         return self._connection.execute(_import_interactions, parameters).rowcount
 
     def add_statistics(self, release: str, rows: Statistics) -> int:
@@ -99,9 +108,10 @@ class Transaction:
 
         `rows.revision` is not looked at.
         """
-        revision = (
-            self._connection.execute(_select_revision, {"release": release}).scalar() or 0
-        ) + 1
+        if release not in self._revisions:
+            latest = self._connection.execute(_select_revision, {"release": release}).scalar()
+            self._revisions[release] = latest or 0
+        self._revisions[release] = revision = self._revisions[release] + 1
         columns = (rows.item_ids, rows.weight.tolist(), rows.total.tolist(), rows.as_of.tolist())
         if len(rows):
             self._connection.execute(
