@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -81,7 +82,7 @@ class Encoder:
             model, loading = AutoModel.from_pretrained(
                 source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ConfigError(
                 f"encoder.model {shown(section.model)} cannot be loaded: {reason}; give `minilm`, "
@@ -196,6 +197,12 @@ def _check_loaded(
         raise ConfigError(f"encoder.model {shown(section.model)} has a decoder; give an encoder")
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ConfigError(f"encoder.model {shown(section.model)} has no tokenizer.json; add one")
+    # A folder without tokenizer.json gives a tokenizer that knows no word, and no error.
+    if not config.vocab_size / 2 <= len(tokenizer) <= config.vocab_size:
+        raise ConfigError(
+            f"encoder.model {shown(section.model)} reads {config.vocab_size} different tokens, its "
+            f"tokenizer has {len(tokenizer)}; give the tokenizer.json that belongs to the model"
+        )
     # The pooler is not used, and is random where a checkpoint has none.
     lacking = sorted(name for name in missing if not name.startswith("pooler."))
     if lacking:
