@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
-from sqlalchemy import Connection, Row, bindparam, func, select
+from sqlalchemy import BindParameter, Connection, Row, bindparam, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from rove.catalogue import Item
@@ -25,6 +25,7 @@ from rove.ledger.store import (
     catalogue_path,
     check_schema,
     make_folder,
+    parts_of,
     prepare,
     read_meta,
     store_errors,
@@ -37,6 +38,8 @@ _select_one = select(items).where(items.c.item_id == bindparam("wanted"))
 _select_changes = (
     select(items).where(items.c.sequence > bindparam("after")).order_by(items.c.sequence)
 )
+_ids: BindParameter[Sequence[str]] = bindparam("ids", expanding=True)
+_select_gone = select(items.c.item_id).where(items.c.item.is_(None), items.c.item_id.in_(_ids))
 _select_sequence = select(func.max(items.c.sequence))
 _new = insert(items)
 _upsert = _new.on_conflict_do_update(
@@ -104,9 +107,9 @@ class ItemStore:
         with self._database.transaction() as connection:
             sequence = _last_sequence(connection) + 1
             gone = {
-                row.item_id
-                for row in (self._one(item_id) for item_id in wanted)
-                if row and row.item is None
+                item_id
+                for part in parts_of(wanted)
+                for item_id in connection.execute(_select_gone, {"ids": part}).scalars()
             }
             rows: list[dict[str, Any]] = [
                 {
@@ -126,7 +129,9 @@ class ItemStore:
     def get(self, item_id: str) -> ItemRow | None:
         """Return the item's row, a tombstone's too, or None for an id never seen here."""
         with store_errors(self._database.path):
-            return self._one(item_id)
+            found = self._database.connection.execute(_select_one, {"wanted": item_id})
+            row = found.one_or_none()
+        return None if row is None else _row(row)
 
     def changes_since(self, sequence: int) -> tuple[list[ItemRow], int]:
         """Return the rows written after `sequence`, oldest first, and the sequence to ask next."""
@@ -137,10 +142,6 @@ class ItemStore:
     def close(self) -> None:
         """Close the file."""
         self._database.close()
-
-    def _one(self, item_id: str) -> ItemRow | None:
-        row = self._database.connection.execute(_select_one, {"wanted": item_id}).one_or_none()
-        return None if row is None else _row(row)
 
 
 def _last_sequence(connection: Connection) -> int:

@@ -15,7 +15,7 @@ import fcntl
 import os
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -51,6 +51,7 @@ _CHECKPOINT = text("PRAGMA wal_checkpoint(TRUNCATE)")
 
 _SYNCHRONOUS = {"power_loss": "FULL", "process": "NORMAL"}
 _LOCK_POLL_S = 0.05
+_MAX_IDS = 1024  # of one statement
 _ADVICE = {
     "SQLITE_FULL": "free space on its disk; nothing of this request was stored, so send it again",
     "SQLITE_IOERR": "check its disk; nothing of this request was stored, so send it again",
@@ -127,8 +128,10 @@ class Database:
         """
         try:
             self.connection.execute(_BE_BRIEF)
-            busy: int = self.connection.execute(_CHECKPOINT).one()[0]
-            self.connection.execute(self._be_patient)
+            try:
+                busy: int = self.connection.execute(_CHECKPOINT).one()[0]
+            finally:
+                self.connection.execute(self._be_patient)
         except DBAPIError:
             return False
         return busy == 0
@@ -161,10 +164,12 @@ def store_errors(path: Path) -> Iterator[None]:
     """Turn the database's errors into Rove's."""
     try:
         yield
-    except IntegrityError as error:
-        raise Conflict(f"{path}: an id is stored already ({error.orig}); use a new id") from error
     except DBAPIError as error:
         name: str = getattr(error.orig, "sqlite_errorname", "")
+        if name in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
+            raise Conflict(f"{path}: an id is stored already; use a new one") from error
+        if isinstance(error, IntegrityError):
+            raise  # a row that no caller should have made
         advice = next((text for code, text in _ADVICE.items() if name.startswith(code)), "")
         raise StoreUnavailable(
             f"{path}: {error.orig}" + (f"; {advice}" if advice else ""), reason=name
@@ -199,6 +204,14 @@ def check_schema(path: Path, found: Mapping[str, str]) -> None:
             f"{path} has schema version {version}, this Rove reads {SCHEMA_VERSION}; "
             "use the Rove that wrote it, or set store.url to a new folder"
         )
+
+
+def parts_of(ids: Sequence[str]) -> Iterator[list[str]]:
+    """Cut `ids` up and pad each part to a power of two, so that few statements are compiled."""
+    for start in range(0, len(ids), _MAX_IDS):
+        part = list(ids[start : start + _MAX_IDS])
+        part += part[-1:] * ((1 << (len(part) - 1).bit_length()) - len(part))
+        yield part
 
 
 class WriterLock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -24,8 +24,8 @@ from rove.errors import NotFound
 from rove.events import Context, Decision, Interaction, InteractionType, Slot
 from rove.ledger.records import Erased, Statistics, StoredInteraction
 from rove.ledger.schema import decisions, interactions, item_statistics
+from rove.ledger.store import parts_of
 
-_MAX_IDS = 1024  # ids in one statement
 _encode = msgspec.json.Encoder().encode
 _decode_slots = msgspec.json.Decoder(list[Slot]).decode
 _decode_context = msgspec.json.Decoder(Context).decode
@@ -68,7 +68,7 @@ class Transaction:
     def known_interactions(self, ids: Sequence[str]) -> set[str]:
         """Return those of `ids` that are stored."""
         known: set[str] = set()
-        for part in _parts(ids):
+        for part in parts_of(ids):
             known.update(self._connection.execute(_select_known, {"ids": part}).scalars())
         return known
 
@@ -145,18 +145,10 @@ class Transaction:
         )
 
 
-def _parts(ids: Sequence[str]) -> Iterator[list[str]]:
-    """Cut `ids` up and pad each part to a power of two, so that few statements are compiled."""
-    for start in range(0, len(ids), _MAX_IDS):
-        part = list(ids[start : start + _MAX_IDS])
-        part += part[-1:] * ((1 << (len(part) - 1).bit_length()) - len(part))
-        yield part
-
-
 def read_decisions(connection: Connection, event_ids: Sequence[str]) -> dict[str, Decision]:
     """Return those of the decisions that are stored, by event id."""
     found: dict[str, Decision] = {}
-    for part in _parts(event_ids):
+    for part in parts_of(event_ids):
         for row in connection.execute(_select_decisions, {"ids": part}).mappings():
             values: dict[str, Any] = dict(row)
             values["seed"] = int(values["seed"])
