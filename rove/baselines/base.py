@@ -21,6 +21,7 @@ DAY_S = 86_400.0
 class Basket:
     """What one user took at one time: an invoice, a visit."""
 
+    session: int
     user: int
     items: Ints  # (n,) distinct, ascending
     timestamp: float
@@ -46,6 +47,7 @@ class Log:
         groups = np.split(rows, starts[1:])
         baskets = [
             Basket(
+                session=int(self.sessions[group[0]]),
                 user=int(self.users[group[0]]),
                 items=np.unique(self.items[group]),
                 timestamp=float(self.timestamps[group[0]]),

@@ -44,7 +44,7 @@ def log_of(rows: list[tuple[int, int, float, int]], num_users: int = 4, num_item
 
 
 def basket(user: int, items: list[int], day: float) -> Basket:
-    return Basket(user=user, items=np.array(items), timestamp=day * DAY_S)
+    return Basket(session=0, user=user, items=np.array(items), timestamp=day * DAY_S)
 
 
 def two_tastes(rng: np.random.Generator, num_users: int = 60) -> Log:
@@ -61,9 +61,9 @@ def two_tastes(rng: np.random.Generator, num_users: int = 60) -> Log:
 def test_baskets_are_sessions_in_order_of_time_with_distinct_items() -> None:
     """Session 5 begins on day 1, session 3 on day 2; its item 1 was bought in two lines."""
     log = log_of([(0, 3, 2.0, 3), (0, 1, 2.0, 3), (0, 1, 2.0, 3), (1, 2, 1.0, 5)])
-    assert [(b.user, b.items.tolist(), b.timestamp / DAY_S) for b in log.baskets()] == [
-        (1, [2], 1.0),
-        (0, [1, 3], 2.0),
+    assert [(b.session, b.user, b.items.tolist(), b.timestamp / DAY_S) for b in log.baskets()] == [
+        (5, 1, [2], 1.0),
+        (3, 0, [1, 3], 2.0),
     ]
 
 
