@@ -219,8 +219,6 @@ class Ledger:
         if not found and self._lock is not None:
             prepare(self._database, ledger_metadata, ledger_meta, expected)
             return
-        if self._lock is not None:
-            self._scrub()  # a process that erased may have ended before it could
         path = self._database.path
         check_schema(path, found)
         _check_num_shards(path, found, self.num_shards)
@@ -228,6 +226,8 @@ class Ledger:
             raise StoreUnavailable(
                 f"{path} holds shard {found['shard']}, not {self.shard}; give it its name back"
             )
+        if self._lock is not None:
+            self._scrub()  # a process that erased may have ended before it could
 
     def _other(self, shard: int) -> Database | None:
         """Return another shard's file, or None while it does not exist or has no tables."""

@@ -14,6 +14,7 @@ from rove.config import StoreSection
 from rove.errors import ConfigError, Conflict, NotFound, StoreUnavailable
 from rove.events import Decision, Explanation, Interaction, InteractionType, Slot
 from rove.ledger.ledger import Erased, Ledger, Statistics, StoredInteraction
+from rove.ledger.schema import decisions, interactions
 
 
 def store_in(folder: Path, busy_timeout_s: float = 5.0) -> StoreSection:
@@ -344,6 +345,20 @@ def test_erasure_is_completed_once_readers_are_gone(tmp_path: Path) -> None:
     assert bytes_in(tmp_path, b"SECRETIVE") == 0
 
 
+def test_erasure_is_completed_by_the_next_to_open(tmp_path: Path) -> None:
+    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+    write_users(ledger, 5)
+    reader = Ledger.open(store_in(tmp_path), 0, 1, read_only=True)
+    with reader._database.connection.exec_driver_sql("SELECT * FROM interactions") as rows:
+        rows.fetchone()  # holds a snapshot
+        with ledger.transaction() as transaction:
+            transaction.erase_user("SECRETIVE")
+        ledger.close()
+    assert bytes_in(tmp_path, b"SECRETIVE") > 0
+    Ledger.open(store_in(tmp_path), 0, 1)
+    assert bytes_in(tmp_path, b"SECRETIVE") == 0
+
+
 def test_all_interactions_are_read_from_every_shard(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     ledgers = [Ledger.open(store, shard, 2) for shard in range(2)]
@@ -366,3 +381,23 @@ def test_all_interactions_are_read_from_every_shard(tmp_path: Path) -> None:
         ]
         for shard in range(2)
     ]
+
+
+def test_every_field_has_a_column() -> None:
+    """A field that is added to a record needs a column, and so a new schema version."""
+    assert set(decisions.columns.keys()) == set(Decision.__struct_fields__)
+    kept = {*Interaction.__struct_fields__, *StoredInteraction.__struct_fields__} - {"interaction"}
+    assert set(interactions.columns.keys()) - {"sequence"} == kept
+
+
+def test_another_thread_may_take_over(tmp_path: Path) -> None:
+    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+
+    def write() -> None:
+        with ledger.transaction() as transaction:
+            transaction.add_interactions([stored("i1")])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    assert len(ledger.history("ann")) == 1
