@@ -10,7 +10,10 @@ current items i. Memory and time are those of an N x N inverse: for catalogues u
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rove.baselines.base import Floats, Ints, Log, Profiles
@@ -28,22 +31,34 @@ class Ease:
 
     def fit(self, log: Log) -> None:
         """Solve for the weights."""
-        self._profiles = Profiles(log)
-        gram = _gram(log)
-        gram[np.diag_indices_from(gram)] += self._l2
-        weights = np.linalg.inv(gram)
-        weights /= -np.diag(weights)[None, :].copy()
-        np.fill_diagonal(weights, 0.0)
-        self._weights = weights
+        fit_each([self], log)
 
     def scores(self, user: int, now: float) -> Floats:
         """Return the scores for the user's items so far (N,)."""
         rows = self._weights[self._profiles.of(user)]
-        return np.asarray(rows.sum(axis=0, dtype=np.float64))
+        return np.asarray(rows.sum(axis=0), np.float64)
 
     def observe(self, user: int, items: Ints, now: float) -> None:
         """Add the items to the user's profile; the weights stay."""
         self._profiles.add(user, items)
+
+    def solve(self, log: Log, gram: NDArray[np.float32]) -> None:
+        """Fit, given X'X (N, N) of `log`."""
+        self._profiles = Profiles(log)
+        matrix = torch.from_numpy(gram.copy())
+        matrix.diagonal().add_(self._l2)
+        # Half the work of a general inverse.
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+        inverse /= -inverse.diagonal().clone()
+        inverse.fill_diagonal_(0.0)
+        self._weights = np.ascontiguousarray(inverse.numpy())  # rows are what is read
+
+
+def fit_each(models: Sequence[Ease], log: Log) -> None:
+    """Fit several models to one log, counting its pairs once."""
+    gram = _gram(log)
+    for model in models:
+        model.solve(log, gram)
 
 
 def _gram(log: Log) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from rove import ranking
 from rove.baselines.als import Als
 from rove.baselines.base import Baseline, Basket, Log
 from rove.baselines.blend import Blend
-from rove.baselines.ease import Ease
+from rove.baselines.ease import Ease, fit_each
 from rove.baselines.popularity import LivePopularity
 from rove.baselines.replay import Requests, replay, requests_of
 
@@ -25,7 +25,7 @@ VALIDATION_SHARE = 0.1
 ALS_FACTORS = (32, 64)
 ALS_REGULARIZATION = (3.0, 10.0)
 ALS_ALPHA = (1.0, 3.0)
-EASE_L2 = (250.0, 500.0, 1000.0)
+EASE_L2 = (125.0, 250.0, 500.0, 1000.0)
 BLEND_WEIGHTS = (0.1, 0.25, 0.5, 1.0)
 
 
@@ -82,12 +82,11 @@ def tune_als(history: Log, k: int = 10, *, seed: int = 0) -> Tuned:
 def tune_ease(history: Log, k: int = 10) -> tuple[Tuned, Tuned]:
     """Choose l2 of `Ease`, then the weight of live popularity beside it: (ease, blend)."""
     validation = Validation(history, k)
-    models = {}
-    tried: list[tuple[float, dict[str, float]]] = []
-    for l2 in EASE_L2:
-        models[l2] = Ease(l2)
-        models[l2].fit(validation.earlier)
-        tried.append((validation.precision(deepcopy(models[l2])), {"l2": l2}))
+    models = {l2: Ease(l2) for l2 in EASE_L2}
+    fit_each(list(models.values()), validation.earlier)
+    tried: list[tuple[float, dict[str, float]]] = [
+        (validation.precision(deepcopy(model)), {"l2": l2}) for l2, model in models.items()
+    ]
     precision, best = _first_best(tried)
     ease = Ease(best["l2"])
     ease.fit(history)

@@ -291,7 +291,7 @@ def test_tuning_fits_the_whole_history_with_settings_from_the_grid() -> None:
     als = tune_als(history, k=2)
     assert ease.settings.keys() == {"l2"}
     assert blend.settings["l2"] == ease.settings["l2"]
-    assert (ease.num_tried, blend.num_tried, als.num_tried) == (3, 4, 8)
+    assert (ease.num_tried, blend.num_tried, als.num_tried) == (4, 4, 8)
     again = Ease(ease.settings["l2"])
     again.fit(history)
     assert ease.baseline.scores(0, 0.0) == pytest.approx(again.scores(0, 0.0))
