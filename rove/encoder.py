@@ -99,6 +99,10 @@ class Encoder:
             vectors[rows] = self._forward(self._runner, [tokens[row] for row in rows])
         return vectors
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return how many tokens of `texts` are read, special tokens included."""
+        return sum(map(len, self._tokenize(texts)))
+
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration and tokenizer for `load`."""
         folder.mkdir(parents=True, exist_ok=True)

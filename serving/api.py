@@ -1,0 +1,229 @@
+"""The routes of the HTTP API as data: what each takes, answers and can go wrong with.
+
+The gateway and the shards add their handlers to routers by these entries, and `serving.openapi`
+makes the document of them, so the three cannot differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from rove.catalogue import Item
+from rove.events import Decision, Outcome, RankRequest
+from rove.records import DecisionRecord, Erasure, UserProfile
+from serving.schemas import (
+    Embeddings,
+    EmbeddingsRequest,
+    EventBatch,
+    EventOutcomes,
+    Health,
+    ItemBatch,
+    ItemFields,
+    ItemOutcomes,
+    Readiness,
+    RewardRequest,
+    ShardState,
+    Topology,
+    UserReference,
+)
+
+USER_QUERY = "user_id"
+"""Query parameter of the event routes: whose decision it is; saves the search among the shards."""
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """One method of one path."""
+
+    name: str
+    method: str
+    path: str
+    tag: str
+    summary: str
+    body: Any = None
+    body_required: bool = True
+    answer: Any = None
+    """None: no body."""
+    status: int = 200
+    problems: tuple[int, ...] = ()
+    query: tuple[str, ...] = ()
+    on_shard: bool = False
+    """Also served by each shard at its own prefix."""
+
+
+RANK = Endpoint(
+    name="rank",
+    method="POST",
+    path="/v1/rank",
+    tag="decisions",
+    summary="Choose k items for a user. The same id with the same body gives the same answer.",
+    body=RankRequest,
+    answer=Decision,
+    status=201,
+    problems=(400, 404, 409, 413, 421, 429, 503),
+    on_shard=True,
+)
+EVENTS = Endpoint(
+    name="events",
+    method="POST",
+    path="/v1/events",
+    tag="events",
+    summary="Store what users did and learn from it. One bad row does not fail the others; "
+    "when a shard cannot answer the whole call fails, and sending it again is safe.",
+    body=EventBatch,
+    answer=EventOutcomes,
+    problems=(400, 413, 421, 429, 503),
+    on_shard=True,
+)
+REWARD = Endpoint(
+    name="reward",
+    method="POST",
+    path="/v1/events/{event_id}/reward",
+    tag="events",
+    summary="Give one slot of a decision an explicit reward.",
+    body=RewardRequest,
+    answer=Outcome,
+    query=(USER_QUERY,),
+    problems=(400, 404, 413, 421, 429, 503),
+    on_shard=True,
+)
+ACTIVATE = Endpoint(
+    name="activate",
+    method="POST",
+    path="/v1/events/{event_id}/activate",
+    tag="decisions",
+    summary="Say that a deferred decision was shown.",
+    body=UserReference,
+    body_required=False,
+    answer=Decision,
+    query=(USER_QUERY,),
+    problems=(400, 404, 413, 421, 429, 503),
+    on_shard=True,
+)
+DECISION = Endpoint(
+    name="decision",
+    method="GET",
+    path="/v1/events/{event_id}",
+    tag="decisions",
+    summary="The record of a decision, and what it earned.",
+    answer=DecisionRecord,
+    query=(USER_QUERY,),
+    problems=(400, 404, 421, 429, 503),
+    on_shard=True,
+)
+GET_ITEM = Endpoint(
+    name="get_item",
+    method="GET",
+    path="/v1/items/{item_id}",
+    tag="catalogue",
+    summary="One item of the catalogue.",
+    answer=Item,
+    problems=(400, 404, 429, 503),
+    on_shard=True,
+)
+PUT_ITEM = Endpoint(
+    name="put_item",
+    method="PUT",
+    path="/v1/items/{item_id}",
+    tag="catalogue",
+    summary="Add or replace an item; it can be recommended as soon as this is answered.",
+    body=ItemFields,
+    answer=Item,
+    problems=(400, 413, 429, 503),
+)
+DELETE_ITEM = Endpoint(
+    name="delete_item",
+    method="DELETE",
+    path="/v1/items/{item_id}",
+    tag="catalogue",
+    summary="Take an item out of the catalogue.",
+    status=204,
+    problems=(400, 404, 429, 503),
+)
+PUT_ITEMS = Endpoint(
+    name="put_items",
+    method="POST",
+    path="/v1/items:batch",
+    tag="catalogue",
+    summary="Add or replace many items. One bad row does not fail the others.",
+    body=ItemBatch,
+    answer=ItemOutcomes,
+    problems=(400, 413, 429, 503),
+)
+GET_USER = Endpoint(
+    name="get_user",
+    method="GET",
+    path="/v1/users/{user_id}",
+    tag="users",
+    summary="What is known and was learnt about a user.",
+    answer=UserProfile,
+    problems=(400, 404, 421, 429, 503),
+    on_shard=True,
+)
+DELETE_USER = Endpoint(
+    name="delete_user",
+    method="DELETE",
+    path="/v1/users/{user_id}",
+    tag="users",
+    summary="Erase a user: every decision, every interaction; answers with a receipt.",
+    answer=Erasure,
+    problems=(400, 404, 421, 429, 503),
+    on_shard=True,
+)
+EMBEDDINGS = Endpoint(
+    name="embeddings",
+    method="POST",
+    path="/v1/embeddings",
+    tag="encoder",
+    summary="Encode texts, in the format of the OpenAI embeddings call.",
+    body=EmbeddingsRequest,
+    answer=Embeddings,
+    problems=(400, 413, 429, 503),
+)
+TOPOLOGY = Endpoint(
+    name="topology",
+    method="GET",
+    path="/v1/topology",
+    tag="service",
+    summary="Which shard owns which user, for clients that call the shards directly.",
+    answer=Topology,
+    on_shard=True,
+)
+HEALTH = Endpoint(
+    name="health",
+    method="GET",
+    path="/healthz",
+    tag="service",
+    summary="The process is alive.",
+    answer=Health,
+    on_shard=True,
+)
+READY = Endpoint(
+    name="ready",
+    method="GET",
+    path="/readyz",
+    tag="service",
+    summary="Every shard and the encoder answer.",
+    answer=Readiness,
+    problems=(503,),
+)
+SHARD_READY = Endpoint(
+    name="shard_ready",
+    method="GET",
+    path="/readyz",
+    tag="service",
+    summary="The shard answers.",
+    answer=ShardState,
+    problems=(503,),
+)
+
+ENDPOINTS = (
+    RANK, EVENTS, REWARD, ACTIVATE, DECISION,
+    GET_ITEM, PUT_ITEM, DELETE_ITEM, PUT_ITEMS,
+    GET_USER, DELETE_USER, EMBEDDINGS, TOPOLOGY, HEALTH, READY,
+)  # fmt: skip
+"""What the gateway serves."""
+
+SHARD_ENDPOINTS = (*(endpoint for endpoint in ENDPOINTS if endpoint.on_shard), SHARD_READY)
+"""What a shard serves, below its own prefix."""

@@ -1,0 +1,91 @@
+"""The gateway's way to one shard: requests that wait for it travel together.
+
+While a call is under way, requests gather; they all go with the next one. There is no timer, so
+at one connection nothing waits. A shard that does not answer is retried once, then each of the
+requests is answered 503: their ids make sending them again safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from rove.errors import Overloaded, RoveError
+from serving.http import Request, Response, problem
+
+Many = Callable[[bytes], Awaitable[bytes]]
+
+_encode_requests = msgspec.msgpack.Encoder().encode
+_decode_requests = msgspec.msgpack.Decoder(list[Request]).decode
+_decode_responses = msgspec.msgpack.Decoder(list[Response]).decode
+
+
+class Channel:
+    """Requests to one shard, in as few calls as its answers allow."""
+
+    def __init__(self, many: Many, max_batch: int, max_queue: int) -> None:
+        self._many = many
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._waiting: deque[tuple[Request, asyncio.Future[Response]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def send(self, request: Request) -> Response:
+        """Return the shard's answer."""
+        if len(self._waiting) >= self._max_queue:
+            raise Overloaded(
+                f"{len(self._waiting)} requests wait for this shard; send it again after the "
+                "time in Retry-After",
+                retry_after_s=1,
+            )
+        answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, answer))
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain())
+        return await answer
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                size = min(len(self._waiting), self._max_batch)
+                batch = [self._waiting.popleft() for _ in range(size)]
+                try:
+                    responses = await self._call([request for request, _ in batch])
+                except Exception as error:  # fails these requests, not those that wait
+                    for _, answer in batch:
+                        _fail(answer, error)
+                    continue
+                for (_, answer), response in zip(batch, responses, strict=True):
+                    if not answer.done():  # else the client has gone
+                        answer.set_result(response)
+        finally:
+            self._task = None
+
+    async def _call(self, requests: list[Request]) -> list[Response]:
+        try:
+            return _decode_responses(await self._many(_encode_requests(requests)))
+        except RoveError as error:
+            return [problem(error)] * len(requests)
+
+
+def _fail(answer: asyncio.Future[Response], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+
+
+async def answer_many(payload: bytes, respond: Callable[[Request], Awaitable[Response]]) -> bytes:
+    """Answer the requests of one call of a channel, at the shard."""
+    requests = _decode_requests(payload)
+    answers = await asyncio.gather(*map(respond, requests), return_exceptions=True)
+    return _encode_requests([_response(answer) for answer in answers])
+
+
+def _response(answer: Response | BaseException) -> Response:
+    if isinstance(answer, Response):
+        return answer
+    if not isinstance(answer, Exception):
+        raise answer
+    return problem(RoveError("the shard failed on this request; see its log"))

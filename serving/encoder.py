@@ -1,0 +1,111 @@
+"""The encoder application: texts in, vectors out, for the gateway and the shards.
+
+Requests that wait are encoded as one batch. torch is imported where a replica starts, in its
+process only, so whatever else imports this module stays light.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+from ray import serve
+
+from rove.config import Config
+from rove.release import latest
+from serving.handles import RemoteApp
+
+APP_NAME = "encoder"
+DEPLOYMENT_NAME = "TextEncoder"
+_MAX_BATCH = 64  # requests, each of some texts; the encoder itself bounds a forward pass
+_TIMEOUT_S = 60.0
+_CACHED_QUERIES = 1024
+
+Vector = npt.NDArray[np.float32]
+
+
+class Encoded(Struct, frozen=True):
+    """Vectors (n, D) and the name of their encoder."""
+
+    vectors: Vector
+    encoder: str
+
+
+class _TextEncoder:
+    """Replica of the encoder of the current release."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        tree = Config.parse(config)
+        release = latest(tree.releases.path)
+        section = tree.encoder.model_copy(update={"model": str(release.encoder_folder)})
+        self._encoder = importlib.import_module("rove.encoder").Encoder.load(section)
+
+    async def describe(self) -> str:
+        """Return the encoder's name."""
+        return str(self._encoder.name)
+
+    async def encode(self, texts: list[str]) -> Encoded:
+        """Return the vectors of `texts`, in order."""
+        return Encoded(await self._batch(texts), self._encoder.name)
+
+    async def count_tokens(self, texts: list[str]) -> int:
+        """Return how many tokens are read of `texts`."""
+        return int(await asyncio.to_thread(self._encoder.count_tokens, texts))
+
+    @serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=0.0)
+    async def _batch(self, requests: list[list[str]]) -> list[Vector]:
+        texts = [text for request in requests for text in request]
+        vectors = await asyncio.to_thread(self._encoder.encode, texts)
+        ends = np.cumsum([len(request) for request in requests])[:-1]
+        return np.split(vectors, ends)
+
+
+class EncoderClient:
+    """How the gateway and the shards reach the encoder."""
+
+    def __init__(self) -> None:
+        self._app = RemoteApp(DEPLOYMENT_NAME, APP_NAME, _TIMEOUT_S)
+
+    async def encode(self, texts: Sequence[str]) -> Encoded:
+        """Return the vectors of `texts`; raise `Unavailable` when the encoder does not answer."""
+        encoded: Encoded = await self._app.call("encode", list(texts))
+        return encoded
+
+    async def count_tokens(self, texts: Sequence[str]) -> int:
+        """Return how many tokens the encoder reads of `texts`, special tokens included."""
+        num_tokens: int = await self._app.call("count_tokens", list(texts))
+        return num_tokens
+
+    async def name(self) -> str:
+        """Return the encoder's name."""
+        name: str = await self._app.call("describe")
+        return name
+
+
+class QueryVectors:
+    """The vectors of the search texts seen last."""
+
+    def __init__(self, client: EncoderClient) -> None:
+        self._client = client
+        self._vectors: OrderedDict[str, Vector] = OrderedDict()
+
+    async def __call__(self, query: str) -> Vector:
+        """Return the vector (D,) of `query`."""
+        known = self._vectors.get(query)
+        if known is not None:
+            self._vectors.move_to_end(query)
+            return known
+        vector: Vector = (await self._client.encode([query])).vectors[0]
+        self._vectors[query] = vector
+        if len(self._vectors) > _CACHED_QUERIES:
+            self._vectors.popitem(last=False)
+        return vector
+
+
+TextEncoder = serve.deployment(name=DEPLOYMENT_NAME)(_TextEncoder)

@@ -1,0 +1,170 @@
+"""Starts Ray and Serve, or attaches to them, deploys the applications and waits to be stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import httpx
+import msgspec
+import ray
+from msgspec import Struct
+from ray import serve
+
+from rove.config import Config
+from rove.errors import ConfigError, RoveError, StoreUnavailable
+from rove.release import latest
+from serving.app import targets
+from serving.schemas import Readiness
+
+_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+_OBJECT_STORE_BYTES = 150_000_000  # requests do not pass through it
+_SYSTEM_CPUS = 1
+_READY_S = 120.0
+_POLL_S = 0.1
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+
+
+class Served(Struct, frozen=True, kw_only=True):
+    """Where the applications are."""
+
+    url: str
+    dashboard: str | None
+
+
+def serve_until_stopped(config: Config, address: str | None) -> int:
+    """Serve until SIGINT or SIGTERM; return the exit status."""
+    latest(config.releases.path)  # say what is wrong with it before anything is started
+    stopped = threading.Event()
+    with running(config, address) as served:
+        with _signals(stopped):
+            print(_banner(config, served), flush=True)
+            stopped.wait()
+        print("Stopping.", flush=True)
+    return 0
+
+
+@contextmanager
+def running(config: Config, address: str | None = None) -> Iterator[Served]:
+    """Run the applications, ready, for the time of the block; the value says where."""
+    serving = config.serving
+    if address is None:
+        context = ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, _SYSTEM_CPUS + math.ceil(_cpus(config))),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    else:
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    applications = targets(config)
+    try:
+        if address is not None:
+            _check_cluster()
+        serve.start(http_options={"host": serving.host, "port": serving.port})
+        try:
+            serve.run_many(applications)
+        except RuntimeError as error:
+            raise _explained(error) from None
+        url = f"http://{_EVERY_ADDRESS.get(serving.host, serving.host)}:{serving.port}"
+        if address is None:
+            wait_ready(url)
+        yield Served(url=url, dashboard=context.dashboard_url)
+    finally:
+        if address is None:
+            with contextlib.redirect_stderr(io.StringIO()):  # the raylet reports its own end
+                serve.shutdown()  # type: ignore[no-untyped-call]
+        else:
+            for application in applications:
+                serve.delete(application.name, _blocking=False)
+        ray.shutdown()
+
+
+def wait_ready(url: str, timeout_s: float = _READY_S) -> Readiness:
+    """Return what `/readyz` says once it says that everything is."""
+    deadline = time.monotonic() + timeout_s
+    last = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.get(f"{url}/readyz", timeout=_READY_S)
+            if answer.status_code == 200:
+                return msgspec.json.decode(answer.content, type=Readiness)
+            last = answer.text
+        except httpx.TransportError as error:
+            last = str(error)
+        time.sleep(_POLL_S)
+    raise StoreUnavailable(f"not ready after {timeout_s:g} s: {last}")
+
+
+def _cpus(config: Config) -> float:
+    serving = config.serving
+    return (
+        serving.shards * serving.shard_cpus
+        + serving.gateway_replicas * serving.gateway_cpus
+        + serving.encoder_replicas * serving.encoder_cpus
+    )
+
+
+@ray.remote(num_cpus=0)
+def _haproxy_mode() -> bool:
+    return os.environ.get(_HAPROXY) == "1"
+
+
+def _check_cluster() -> None:
+    if not ray.get(_haproxy_mode.remote()):
+        raise ConfigError(
+            f"the cluster was started without {_HAPROXY}=1; start it with {_HAPROXY}=1 "
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 in the environment of `ray start`"
+        )
+
+
+def _explained(error: RuntimeError) -> RoveError:
+    """Return why an application could not be deployed, in one line."""
+    for name, application in serve.status().applications.items():
+        lines = [line.strip() for line in application.message.splitlines() if line.strip()]
+        reasons = [line for line in lines if line.startswith("rove.errors.")] or lines[-1:]
+        for deployment in application.deployments.values():
+            lines = deployment.message.splitlines()
+            reasons = [line for line in lines if line.startswith("rove.errors.")] or reasons
+        if application.status == "DEPLOY_FAILED" and reasons:
+            return RoveError(f"{name} cannot be deployed: {reasons[-1]}")
+    return RoveError(f"cannot be deployed: {error}")
+
+
+@contextmanager
+def _signals(stopped: threading.Event) -> Iterator[None]:
+    """Set `stopped` on SIGINT and SIGTERM."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _banner(config: Config, served: Served) -> str:
+    lines = [
+        f"{config.name} is served by {config.serving.shards} shards.",
+        f"  API        {served.url}/v1/",
+        f"  docs       {served.url}/docs",
+    ]
+    if served.dashboard:
+        lines.append(f"  dashboard  http://{served.dashboard}")
+    return "\n".join([*lines, "Stop with Ctrl-C."])
