@@ -101,7 +101,8 @@ def item_means_before(
     for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
         yield means
         rows = order[begin:end]
-        means.add(future.items[rows], future.rewards[rows], future.timestamps[rows])
+        times = future.timestamps[rows]
+        means.add(future.items[rows], means.decayed(future.rewards[rows], times), times.max())
 
 
 def item_means_of(
@@ -172,7 +173,7 @@ class HeldOut:
         fit: ItemMeanFit,
         rng: np.random.Generator,
     ) -> HeldOut:
-        """Collect the visits with something new (a sample of many), and the item means before each."""
+        """Collect visits with something new (a sample of many) and the item means before each."""
         visits = visits_of(past, future)
         useful = np.array([len(visit.new_items) > 0 for visit in visits], bool)
         chosen = np.flatnonzero(useful)

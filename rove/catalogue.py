@@ -11,7 +11,7 @@ from rove.events import Id, Text, check_id
 
 
 class Item(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One thing that can be recommended; a title, a description or both are what the encoder reads."""
+    """One thing that can be recommended; its texts are what the encoder reads."""
 
     item_id: Id
     title: Text = ""

@@ -1,4 +1,4 @@
-"""The configuration: one tree, read from YAML, overridden with `a.b=c`, checked before anything runs.
+"""The configuration: one tree, read from YAML, overridden with `a.b=c`, checked before use.
 
 - Unknown keys are refused, with the nearest known key in the message.
 - A relative path is relative to the working directory.
@@ -22,6 +22,8 @@ from rove.events import InteractionType
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Transform = Literal["constant", "value", "duration_s", "watch_ratio", "log_duration"]
+Preset = Literal["shop", "social", "streaming", "news", "education", "finance", "health"]
 Format = Literal["parquet", "csv", "jsonl"]
 
 
@@ -83,9 +85,7 @@ class RewardRule(Section):
     """How one interaction type becomes a number: weight * transform(field)."""
 
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-    transform: Literal["constant", "value", "duration_s", "watch_ratio", "log_duration"] = (
-        "constant"
-    )
+    transform: Transform = "constant"
     """constant: 1; value: (value - low) / (high - low); duration_s: duration_s / high;
     watch_ratio: watch_ratio; log_duration: log(1 + duration_s) / log(1 + high). All but constant
     are clipped to [0, 1] before the weight."""
@@ -104,9 +104,7 @@ class RewardRule(Section):
 class RewardSection(Section):
     """How the interactions that follow a decision become its reward."""
 
-    preset: Literal["shop", "social", "streaming", "news", "education", "finance", "health"] = (
-        "shop"
-    )
+    preset: Preset = "shop"
     rules: dict[InteractionType, RewardRule] = {}
     """Rules that replace or extend the preset's."""
     aggregation: Literal["sum", "max", "last", "earliest"] | None = None
@@ -145,7 +143,7 @@ class StoreSection(Section):
     url: str = "sqlite:///outputs/ledger"
     """`sqlite:///DIR`: one WAL file per shard in the folder DIR."""
     durability: Literal["power_loss", "process"] = "power_loss"
-    """What an acknowledged event survives: a power cut (one fsync per commit) or a killed process."""
+    """What an acknowledged event survives: a power cut (an fsync per commit), or only a kill."""
     busy_timeout_s: Positive = 10.0
 
     @model_validator(mode="after")

@@ -51,6 +51,9 @@ class InteractionType(StrEnum):
     REWARD = "reward"
 
 
+_TYPES = tuple(str(one) for one in InteractionType)
+
+
 class Interaction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One thing a user did with one item, in answer to a decision (`event_id`) or by itself."""
 
@@ -117,11 +120,13 @@ class Explanation(Struct, frozen=True, kw_only=True):
     prior: float
     """What the population's taste says before the user did anything."""
     history: dict[str, float]
-    """One term per item the user interacted with, largest first; the rest under `other`."""
+    """One term per item the user interacted with, the most telling first."""
+    other: float
+    """The sum of the terms that are not listed."""
 
 
 class Slot(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One place of a slate: the item, its expected reward and the probability it was chosen with."""
+    """One place of a slate: the item, its expected reward, the probability it was chosen with."""
 
     slot: int
     item_id: str
@@ -154,11 +159,15 @@ class Decision(Struct, frozen=True, kw_only=True):
 
 
 def check_interaction(interaction: Interaction) -> None:
-    """Raise `InvalidInput` for what the types alone cannot exclude: NaN, infinities, control codes."""
+    """Raise `InvalidInput` for what the types cannot exclude: NaN, infinities, control codes."""
     for name in ("interaction_id", "user_id", "item_id", "event_id"):
         value = getattr(interaction, name)
         if value is not None:
             check_id(value, name)
+    if interaction.type not in _TYPES:
+        raise InvalidInput(
+            f"type must be one of {', '.join(_TYPES)}, got {shown(interaction.type)}", field="type"
+        )
     for name in ("value", "duration_s", "watch_ratio", "timestamp"):
         number = getattr(interaction, name)
         if number is not None and not math.isfinite(number):

@@ -2,10 +2,10 @@
 
 The reward of user i with item j is `y_ij = b_j + phi_j . theta_i + noise`, where
 
-    phi_j   = [f_j, v_j]                       what is known of the item
-    f_j     = (e_j - mean) W                   leading components of its embedding e_j (TextFactors)
-    v_j     ~ N(A' f_j, diag(tau))             learned factors; their prior mean is read from the text
-    theta_i ~ N(mu_0, S_0)                     the user's taste over both
+    phi_j   = [f_j, v_j]                what is known of the item
+    f_j     = (e_j - mean) W            leading components of its embedding e_j (`TextFactors`)
+    v_j     ~ N(A' f_j, diag(tau))      learned factors; their prior mean is read from the text
+    theta_i ~ N(mu_0, S_0)              the user's taste over both
     noise   ~ N(0, sigma2)
 
 Every pair counts, the pairs without an interaction as zeros. `fit` alternates the exact Gaussian

@@ -1,6 +1,6 @@
-"""How much of what happens happens to each item: the item mean, with a half-life and a text prior.
+"""The item mean: which share of all rewards each item earns, with a half-life and a text prior.
 
-    share_j = (n_j + a pi_j) / (n + a)        n_j = sum of 2^(-age / half_life) * reward, n = sum n_j
+    share_j = (n_j + a pi_j) / (n + a)     n_j = sum of 2^(-age / half_life) reward, n = sum n_j
 
 the posterior mean of a multinomial under a Dirichlet prior, with exponential forgetting: `pi` is
 the share an item's text promises, `a` how many recent rewards that promise is worth. A new item
@@ -8,7 +8,7 @@ starts at its promise; one that nobody wants any more returns to it.
 
 - The sums are kept at one reference time, so an event of any age is one addition and the order of
   events does not matter. Time is event time: it stands still while nothing happens.
-- Sums of several shards add up: `add` one's own, `merge` the others' as they stand.
+- Sums of several shards add up (`rove.shared_sums`).
 """
 
 from __future__ import annotations
@@ -63,22 +63,26 @@ class ItemMeans:
         self.sums_J = np.concatenate([self.sums_J, np.zeros(len(promise_J))])
         self.promise_J = np.concatenate([self.promise_J, promise_J])
 
-    def add(self, rows: Rows, rewards: Floats, timestamps: Floats) -> Floats:
-        """Count rewards (n,) of items `rows` (n,); return what was added at `reference_s`."""
+    def decayed(self, rewards: Floats, timestamps: Floats) -> Floats:
+        """Return what rewards (n,) at their times are worth at `reference_s`, for `add`.
+
+        May move the reference time on, which changes no share.
+        """
         if len(rewards) == 0:
             return np.zeros(0)
-        self._advance(float(timestamps.max()))
-        added = rewards * np.exp2((timestamps - self.reference_s) / self.half_life_s)
-        np.add.at(self.sums_J, rows, added)
-        self._total += float(added.sum())
-        return added
+        self._make_room(float(timestamps.max()))
+        return rewards * np.exp2((timestamps - self.reference_s) / self.half_life_s)
 
-    def merge(self, rows: Rows, change: Floats, as_of_s: float) -> None:
-        """Add a change of another shard's sums, expressed at `as_of_s`."""
-        self._advance(as_of_s)
-        added = change * np.exp2((as_of_s - self.reference_s) / self.half_life_s)
-        np.add.at(self.sums_J, rows, added)
-        self._total += float(added.sum())
+    def add(self, rows: Rows, amounts: Floats, latest_s: float) -> None:
+        """Add amounts (n,), as of `reference_s`; `latest_s` is the time of the latest event."""
+        np.add.at(self.sums_J, rows, amounts)
+        self._total += float(np.sum(amounts))
+        self.latest_s = max(self.latest_s, latest_s)
+
+    def move(self, source: Rows, target: Rows) -> None:
+        """Give the sums of items to those that take their place."""
+        self.sums_J[target] += self.sums_J[source]
+        self.sums_J[source] = 0.0
 
     def scale_at(self, time_s: float) -> float:
         """Return the factor that takes a sum at `time_s` to the reference time."""
@@ -95,10 +99,9 @@ class ItemMeans:
         num_rewards = (self._total + prior) / now
         return mean, mean * (1.0 - np.minimum(mean, 1.0)) / (num_rewards + 1.0)
 
-    def _advance(self, time_s: float) -> None:
-        self.latest_s = max(self.latest_s, time_s)
-        if (self.latest_s - self.reference_s) / self.half_life_s > _MAX_EXPONENT:
-            shrink = 1.0 / self.scale_at(self.latest_s)
+    def _make_room(self, time_s: float) -> None:
+        if (time_s - self.reference_s) / self.half_life_s > _MAX_EXPONENT:
+            shrink = 1.0 / self.scale_at(time_s)
             self.sums_J *= shrink
             self._total *= shrink
-            self.reference_s = self.latest_s
+            self.reference_s = time_s

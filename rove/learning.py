@@ -71,27 +71,22 @@ def learn(
     behaviour: Behaviour,
     embeddings_JE: npt.NDArray[np.floating],
     config: TrainingSection,
+    *,
+    calibrated: RewardModel | None = None,
 ) -> Learned:
-    """Learn the reward model of a catalogue (embeddings, one row an item) from the behaviour."""
+    """Learn the reward model of a catalogue (embeddings, one row an item) from the behaviour.
+
+    With `calibrated`, its half-lives and gains are kept, and only the rest is learnt anew.
+    """
     if len(embeddings_JE) == 0:
         raise DataError("the catalogue is empty; add items before learning a release")
     text = text_factors(embeddings_JE, config.text_factors)
     text_JF = text(embeddings_JE)
     if len(behaviour) == 0:
         return _without_behaviour(text, text_JF, embeddings_JE)
-    past, future = behaviour.split(CALIBRATION_SHARE)
-    if len(past) == 0:
-        past = future
-    promise = _promise(past, text_JF)
-    promise_J = np.exp(promise(text_JF))
-    means = fit_item_means(past, future, promise_J)
-    rng = np.random.default_rng(config.seed)
-    held_out = HeldOut.of(past, future, promise_J, means, rng)
-    candidates = [
-        (half_life_s, _taste(*_fitted(past, text_JF, half_life_s, config), text_JF))
-        for half_life_s in TASTE_HALF_LIVES_S
-    ]
-    taste = fit_taste(held_out, candidates)
+    means, taste, evidence = (
+        _calibrate(behaviour, text_JF, config) if calibrated is None else _kept(calibrated)
+    )
     factorisation, trained_J = _fitted(behaviour, text_JF, taste.half_life_s, config)
     model = _model(factorisation, text, _promise(behaviour, text_JF), means, taste)
     items = trained_features(factorisation, model, embeddings_JE, trained_J)
@@ -102,12 +97,48 @@ def learn(
         sums_J=after.sums_J,
         as_of_s=after.latest_s,
         num_sweeps=factorisation.num_sweeps,
-        calibration={
-            "visits": len(held_out.visits),
-            "ndcg_at_10": taste.ndcg,
-            "log_likelihood_per_interaction": means.log_likelihood,
-        },
+        calibration=evidence,
     )
+
+
+def _calibrate(
+    behaviour: Behaviour, text_JF: Array, config: TrainingSection
+) -> tuple[ItemMeanFit, TasteFit, dict[str, float]]:
+    """Read half-lives and gains off the last part of the behaviour."""
+    past, future = behaviour.split(CALIBRATION_SHARE)
+    if len(past) == 0:
+        past = future
+    promise_J = np.exp(_promise(past, text_JF)(text_JF))
+    means = fit_item_means(past, future, promise_J)
+    rng = np.random.default_rng(config.seed)
+    held_out = HeldOut.of(past, future, promise_J, means, rng)
+    candidates = [
+        (half_life_s, _taste(*_fitted(past, text_JF, half_life_s, config), text_JF))
+        for half_life_s in TASTE_HALF_LIVES_S
+    ]
+    taste = fit_taste(held_out, candidates)
+    evidence = {
+        "calibration_visits": float(len(held_out.visits)),
+        "calibration_ndcg_at_10": taste.ndcg,
+        "calibration_log_likelihood": means.log_likelihood,
+    }
+    return means, taste, evidence
+
+
+def _kept(model: RewardModel) -> tuple[ItemMeanFit, TasteFit, dict[str, float]]:
+    """Return a model's half-lives and gains; it has no new evidence for them."""
+    means = ItemMeanFit(
+        half_life_s=model.item_half_life_s,
+        pseudo_count=model.pseudo_count,
+        log_likelihood=float("nan"),
+    )
+    taste = TasteFit(
+        half_life_s=model.taste_half_life_s,
+        item_gain=model.item_gain,
+        taste_gain=model.taste_gain,
+        ndcg=float("nan"),
+    )
+    return means, taste, {}
 
 
 def _fitted(

@@ -1,4 +1,4 @@
-"""The reward model of a release: what a user's reward with an item is expected to be, and how surely.
+"""The reward model of a release: what reward to expect of a user and an item, and how surely.
 
     r_ij(t) = item_gain * share_j(t) + taste_gain * phi_j . theta_i(t) + noise
 

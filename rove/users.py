@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,8 @@ from rove.model import UserPosterior
 
 Array = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
+Features = Callable[[Sequence[int]], Vectors]
+"""Rows of items (n,) -> their features (n, D)."""
 
 _BYTES_A_PAIR = 200
 _BYTES_A_USER = 1000
@@ -75,7 +77,7 @@ class User:
         return _BYTES_A_USER + self.pull_D.nbytes + _BYTES_A_PAIR * pairs
 
     def learn(
-        self, observations: Iterable[Observation], features_JD: Vectors, half_life_s: float
+        self, observations: Iterable[Observation], features: Features, half_life_s: float
     ) -> None:
         """Fold observations in, in any order."""
         changed: dict[int, tuple[float, float] | None] = {}
@@ -93,11 +95,11 @@ class User:
         rows = list(changed)
         self._advance(max(self.standing[row][1] for row in rows), half_life_s)
         weights = [
-            self._weight(self.standing[row], half_life_s)
-            - (0.0 if (before := changed[row]) is None else self._weight(before, half_life_s))
+            self.weight(self.standing[row], half_life_s)
+            - (0.0 if (before := changed[row]) is None else self.weight(before, half_life_s))
             for row in rows
         ]
-        self.pull_D += np.array(weights) @ features_JD[rows].astype(np.float64)
+        self.pull_D += np.array(weights) @ features(rows).astype(np.float64)
 
     def decay(self, now_s: float, half_life_s: float) -> float:
         """Return what `pull_D` is to be multiplied with at `now_s`."""
@@ -105,7 +107,8 @@ class User:
             return 0.0
         return float(np.exp2(min(0.0, (self.as_of_s - now_s) / half_life_s)))
 
-    def _weight(self, pair: tuple[float, float], half_life_s: float) -> float:
+    def weight(self, pair: tuple[float, float], half_life_s: float) -> float:
+        """Return what a standing (reward, timestamp) counts as of `as_of_s`."""
         reward, timestamp = pair
         return float(reward * np.exp2((timestamp - self.as_of_s) / half_life_s))
 
@@ -124,17 +127,20 @@ def _counts_more(seen: Observation, before: tuple[float, float], half_life_s: fl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taste:
-    """A user's posterior at one time: mean (D,) and covariance (D, D)."""
+    """A user's posterior at one time."""
 
     mean_D: Array
     covariance_DD: Array
+    now_s: float
+    gain_Dm: Array | None = None
+    """Kalman gain of the explicit trials, if there are any."""
 
 
 def taste_of(
     user: User,
     now_s: float,
     posterior: UserPosterior,
-    features_JD: Vectors,
+    features: Features,
     half_life_s: float,
     noise_variance: float,
 ) -> Taste:
@@ -144,22 +150,56 @@ def taste_of(
     K = C X' (X C X' + R)^-1, mean m + K (y - X m), covariance C - K X C.
     """
     if not user.has_past:
-        return Taste(mean_D=posterior.prior_mean_D, covariance_DD=posterior.prior_covariance_DD)
+        return Taste(
+            mean_D=posterior.prior_mean_D,
+            covariance_DD=posterior.prior_covariance_DD,
+            now_s=now_s,
+        )
     pull_D = user.pull_D * user.decay(now_s, half_life_s)
     mean_D = posterior.idle_mean_D + posterior.pull_DD @ pull_D
-    covariance_DD = posterior.covariance_DD
-    if user.trials:
-        rows = [trial.row for trial in user.trials]
-        x_mD = features_JD[rows].astype(np.float64)
-        age_m = np.array([now_s - trial.timestamp for trial in user.trials])
-        noise_m = noise_variance * np.exp2(np.maximum(age_m, 0.0) / half_life_s)
-        reward_m = np.array([trial.reward for trial in user.trials])
-        cross_mD = x_mD @ covariance_DD
-        gain_Dm = np.linalg.solve(cross_mD @ x_mD.T + np.diag(noise_m), cross_mD).T
-        mean_D = mean_D + gain_Dm @ (reward_m - x_mD @ mean_D)
-        covariance_DD = covariance_DD - gain_Dm @ cross_mD
-        covariance_DD = (covariance_DD + covariance_DD.T) / 2.0
-    return Taste(mean_D=mean_D, covariance_DD=covariance_DD)
+    if not user.trials:
+        return Taste(mean_D=mean_D, covariance_DD=posterior.covariance_DD, now_s=now_s)
+    x_mD = features([trial.row for trial in user.trials]).astype(np.float64)
+    age_m = np.array([now_s - trial.timestamp for trial in user.trials])
+    noise_m = noise_variance * np.exp2(np.maximum(age_m, 0.0) / half_life_s)
+    reward_m = np.array([trial.reward for trial in user.trials])
+    cross_mD = x_mD @ posterior.covariance_DD
+    gain_Dm = np.linalg.solve(cross_mD @ x_mD.T + np.diag(noise_m), cross_mD).T
+    covariance_DD = posterior.covariance_DD - gain_Dm @ cross_mD
+    return Taste(
+        mean_D=mean_D + gain_Dm @ (reward_m - x_mD @ mean_D),
+        covariance_DD=(covariance_DD + covariance_DD.T) / 2.0,
+        now_s=now_s,
+        gain_Dm=gain_Dm,
+    )
+
+
+def influence_of(
+    user: User, taste: Taste, posterior: UserPosterior, features: Features, half_life_s: float
+) -> tuple[list[int], Array]:
+    """Split a posterior mean into one term per past item: rows (p,) and terms (p, D).
+
+    The mean is linear in the rewards, so the terms and the prior's part sum to it exactly. A
+    standing reward w_r gives C phi_r w_r / sigma2, less what the trials take back: (I - K X); a
+    trial gives its column of K times its reward.
+    """
+    rows = list(user.standing)
+    weight_p = np.array(
+        [
+            reward * np.exp2(min(0.0, (timestamp - taste.now_s) / half_life_s))
+            for reward, timestamp in user.standing.values()
+        ]
+    )
+    if user.as_of_s > taste.now_s:  # as `decay`: nothing weighs more than at its own time
+        weight_p = np.array([user.weight(pair, half_life_s) for pair in user.standing.values()])
+    term_pD = (weight_p[:, None] * features(rows)) @ posterior.pull_DD
+    if taste.gain_Dm is None:
+        return rows, term_pD
+    trial_rows = [trial.row for trial in user.trials]
+    reward_m = np.array([trial.reward for trial in user.trials])
+    x_mD = features(trial_rows).astype(np.float64)
+    term_pD = term_pD - (term_pD @ x_mD.T) @ taste.gain_Dm.T
+    return rows + trial_rows, np.vstack([term_pD, (taste.gain_Dm * reward_m).T])
 
 
 class UserCache:

@@ -31,6 +31,7 @@ from rove.errors import ConfigError, NotFound, StoreUnavailable
 from rove.events import Decision
 from rove.ledger.records import Erased as Erased
 from rove.ledger.records import History as History
+from rove.ledger.records import Rewards as Rewards
 from rove.ledger.records import Statistics as Statistics
 from rove.ledger.records import StoredInteraction as StoredInteraction
 from rove.ledger.scan import all_interactions
@@ -69,6 +70,9 @@ _select_history = (
     .where(interactions.c.user_id == bindparam("user_id"))
     .order_by(interactions.c.timestamp, interactions.c.sequence)
 )
+_select_since = select(
+    interactions.c.item_id, interactions.c.reward, interactions.c.timestamp
+).where(interactions.c.timestamp > bindparam("since"), interactions.c.reward > 0.0)
 _select_answers = (
     select(interactions)
     .where(interactions.c.event_id == bindparam("event_id"))
@@ -168,6 +172,16 @@ class Ledger:
             event_ids=list(event_ids),
             slots=list(slots),
             types=list(types),
+        )
+
+    def rewards_since(self, since_s: float) -> Rewards:
+        """Return this shard's positive rewards that are later than a time."""
+        with store_errors(self._database.path):
+            parameters = {"since": since_s}
+            rows = self._database.connection.execute(_select_since, parameters).all()
+        item_ids, rewards, timestamps = zip(*rows, strict=True) if rows else ((),) * 3
+        return Rewards(
+            item_ids=list(item_ids), rewards=_floats(rewards), timestamps=_floats(timestamps)
         )
 
     def interactions_of(self, event_id: str) -> list[StoredInteraction]:

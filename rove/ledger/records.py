@@ -42,6 +42,15 @@ class History:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rewards:
+    """Rewards of items: n parallel columns."""
+
+    item_ids: list[str]
+    rewards: Floats  # (n,)
+    timestamps: Floats  # (n,), unix seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
     """Decayed sums per item, each as of its own time: n parallel columns."""
 

@@ -172,7 +172,7 @@ def _interaction_row(stored: StoredInteraction) -> dict[str, Any]:
     interaction = stored.interaction
     assert interaction.timestamp is not None, "the engine fills the timestamp in"
     row = msgspec.structs.asdict(interaction)
-    row["type"] = interaction.type.value
+    row["type"] = str(interaction.type)
     row["session"] = stored.session
     row["reward"] = stored.reward
     row["status"] = stored.status

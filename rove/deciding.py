@@ -1,0 +1,326 @@
+"""From requests to slates: which items may be shown, what they are worth, what the policy chooses.
+
+    rove.item_index   which rows a request allows
+    rove.scoring      mean and deviation of their rewards
+    rove.policies     the distribution over them
+    rove.slates       slots and propensities
+
+A large set of candidates is cut to a shortlist by optimistic score, mean + optimism * deviation,
+so that new and under-explored items stay in; the policy's distribution is exact over the
+shortlist. Requests that arrive together are scored together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+from rove.config import PolicySection
+from rove.errors import InvalidInput, RoveError
+from rove.events import Explanation, RankRequest, Slot
+from rove.item_index import ItemIndex, Rows
+from rove.policies import policy_of
+from rove.scoring import ItemPart, Scorer
+from rove.slates import fill
+from rove.users import Taste, User
+
+Vectors = npt.NDArray[np.float32]
+
+_OPTIMISM = 3.0
+"""Thompson: an item this many (strengthened) deviations below the shortlist would not be drawn."""
+_EXPLAINED_ITEMS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The slots of one decision, with what they were chosen from."""
+
+    slots: list[Slot]
+    seed: int
+    num_candidates: int
+    candidates_digest: str
+
+
+@dataclass(slots=True, kw_only=True)
+class _Candidates:
+    """One request's shortlist; rows, means and deviations are parallel."""
+
+    request: RankRequest
+    user: User
+    taste: Taste
+    rows: Rows
+    mean_n: Vectors
+    num_candidates: int
+    digest: str
+    num_slots: int
+
+
+class Decider:
+    """Decides for one policy over one index."""
+
+    def __init__(self, section: PolicySection, index: ItemIndex, scorer: Scorer) -> None:
+        self._section = section
+        self._policy = policy_of(section)
+        self._index = index
+        self._scorer = scorer
+        self._optimism = {
+            "ucb": section.strength,
+            "thompson": _OPTIMISM * section.strength,
+        }.get(section.kind, 0.0)
+
+    def decide(
+        self,
+        requests: Sequence[RankRequest],
+        users: Sequence[User],
+        seeds: Sequence[int],
+        now_s: float,
+        query_vectors: Mapping[str, Vectors],
+    ) -> list[Choice | RoveError]:
+        """Return a choice, or what is wrong with the request, for each request."""
+        part = self._scorer.item_part()
+        tastes = self._scorer.tastes(users, now_s)
+        catalogue_BJ = self._catalogue_means(requests, tastes, part)
+        results: list[Choice | RoveError | None] = [None] * len(requests)
+        found: list[tuple[int, _Candidates]] = []
+        for number, request in enumerate(requests):
+            try:
+                candidates = self._candidates(
+                    request,
+                    users[number],
+                    tastes[number],
+                    part,
+                    catalogue_BJ.get(number),
+                    query_vectors,
+                )
+            except RoveError as error:
+                results[number] = error
+            else:
+                found.append((number, candidates))
+        batch = [candidates for _, candidates in found]
+        chosen = self._fill(batch, [seeds[number] for number, _ in found], part)
+        for (number, candidates), slots in zip(found, chosen, strict=True):
+            results[number] = Choice(
+                slots=self._with_baseline(slots, candidates.request, part, candidates.taste),
+                seed=seeds[number],
+                num_candidates=candidates.num_candidates,
+                candidates_digest=candidates.digest,
+            )
+        return [result for result in results if result is not None]
+
+    def _catalogue_means(
+        self, requests: Sequence[RankRequest], tastes: Sequence[Taste], part: ItemPart
+    ) -> dict[int, Vectors]:
+        """Score the whole catalogue for all requests that want it, in one product."""
+        whole = [n for n, request in enumerate(requests) if request.candidates is None]
+        if not whole or len(self._index) == 0:
+            return {}
+        mean_BJ = self._scorer.catalogue_means(part, [tastes[number] for number in whole])
+        return dict(zip(whole, mean_BJ, strict=True))
+
+    def _candidates(
+        self,
+        request: RankRequest,
+        user: User,
+        taste: Taste,
+        part: ItemPart,
+        catalogue_J: Vectors | None,
+        query_vectors: Mapping[str, Vectors],
+    ) -> _Candidates:
+        closed = self._closed(request, user)
+        if request.candidates is None:
+            if catalogue_J is None:
+                catalogue_J = np.zeros(0, np.float32)
+            rows, mean_n, num_open = self._shortlist(catalogue_J, closed, part, user, request.k)
+            digest = f"catalogue-{len(self._index)}"
+        else:
+            wanted = self._wanted(request, query_vectors)
+            rows = np.setdiff1d(wanted, closed, assume_unique=True)
+            mean_n, num_open = self._scorer.means(part, taste, rows), len(rows)
+            size = max(self._section.shortlist, 2 * request.k)
+            if num_open > size:
+                top = np.argpartition(-self._optimistic(mean_n, part, user, rows), size)[:size]
+                rows, mean_n = rows[top], mean_n[top]
+            digest = blake2b(np.sort(wanted).tobytes(), digest_size=8).hexdigest()
+        num_slots = min(request.k, num_open)
+        if num_slots < request.k and not request.baseline_items:
+            raise InvalidInput(
+                f"k = {request.k}, but only {num_open} candidates are left after exclusions; "
+                "ask for fewer, exclude less or give baseline_items to fill up with",
+                num_candidates=num_open,
+            )
+        return _Candidates(
+            request=request,
+            user=user,
+            taste=taste,
+            rows=rows,
+            mean_n=mean_n,
+            num_candidates=num_open,
+            digest=digest,
+            num_slots=num_slots,
+        )
+
+    def _wanted(self, request: RankRequest, query_vectors: Mapping[str, Vectors]) -> Rows:
+        candidates = request.candidates
+        assert candidates is not None
+        given = [candidates.item_ids, candidates.category, candidates.query]
+        if sum(one is not None for one in given) != 1:
+            raise InvalidInput(
+                "candidates needs exactly one of item_ids, category and query; "
+                "leave candidates out for the whole catalogue"
+            )
+        if candidates.item_ids is not None:
+            return self._index.rows_of(candidates.item_ids)
+        if candidates.category is not None:
+            return self._index.rows_of_category(candidates.category)
+        assert candidates.query is not None
+        return self._index.nearest(query_vectors[candidates.query])
+
+    def _closed(self, request: RankRequest, user: User) -> Rows:
+        """Return the rows that must not be shown; unknown exclusions exclude nothing."""
+        excluded = [self._index.row(item_id) for item_id in request.excluded_items]
+        rows = [row for row in excluded if row is not None]
+        if request.exclude_seen:
+            rows.extend(user.standing)
+        return np.array(rows, np.intp)
+
+    def _shortlist(
+        self, mean_J: Vectors, closed: Rows, part: ItemPart, user: User, num_slots: int
+    ) -> tuple[Rows, Vectors, int]:
+        """Return the shortlist of the whole catalogue, and how many rows were open."""
+        open_J = self._index.active.copy()
+        open_J[closed] = False
+        num_open = int(open_J.sum())
+        size = max(self._section.shortlist, 2 * num_slots)
+        if num_open <= size:
+            rows = np.flatnonzero(open_J)
+        else:
+            index_J = self._optimistic(mean_J, part, user, slice(None))
+            index_J = np.where(open_J, index_J, -np.inf)
+            rows = np.argpartition(index_J, len(index_J) - size)[-size:]
+        return rows, mean_J[rows], num_open
+
+    def _optimistic(
+        self, mean_n: Vectors, part: ItemPart, user: User, rows: Rows | slice
+    ) -> Vectors:
+        if not self._optimism:
+            return mean_n
+        deviation_J = self._scorer.catalogue_deviation(part, user.has_past)
+        optimistic_n: Vectors = mean_n + np.float32(self._optimism) * deviation_J[rows]
+        return optimistic_n
+
+    def _fill(
+        self, batch: Sequence[_Candidates], seeds: Sequence[int], part: ItemPart
+    ) -> list[list[Slot]]:
+        """Fill the slates of requests with as many slots together."""
+        slates: list[list[Slot]] = [[] for _ in batch]
+        for num_slots in {candidates.num_slots for candidates in batch} - {0}:
+            same = [n for n, candidates in enumerate(batch) if candidates.num_slots == num_slots]
+            group = [batch[number] for number in same]
+            width = max(len(candidates.rows) for candidates in group)
+            mean_BS = np.zeros((len(group), width), np.float32)
+            deviation_BS = np.zeros((len(group), width), np.float32)
+            open_BS = np.zeros((len(group), width), bool)
+            for one, candidates in enumerate(group):
+                n = len(candidates.rows)
+                mean_BS[one, :n] = candidates.mean_n
+                deviation_BS[one, :n] = self._scorer.deviations(
+                    part, candidates.user, candidates.taste, candidates.rows
+                )
+                open_BS[one, :n] = True
+            filled = fill(
+                self._policy,
+                mean_BS,
+                deviation_BS,
+                open_BS,
+                num_slots,
+                [np.random.Generator(np.random.PCG64(seeds[number])) for number in same],
+                max_explore_slots=self._section.max_explore_slots,
+            )
+            columns = (
+                filled.chosen_BK.tolist(),
+                np.take_along_axis(mean_BS, filled.chosen_BK, 1).tolist(),
+                filled.propensity_BK.tolist(),
+                filled.explored_BK.tolist(),
+            )
+            for number, *row in zip(same, *columns, strict=True):
+                slates[number] = self._slots(batch[number], part, *row)
+        return slates
+
+    def _slots(
+        self,
+        candidates: _Candidates,
+        part: ItemPart,
+        chosen: list[int],
+        scores: list[float],
+        propensities: list[float],
+        explored: list[bool],
+    ) -> list[Slot]:
+        rows = candidates.rows[chosen].tolist()
+        explanations: Sequence[Explanation | None] = [None] * len(rows)
+        if candidates.request.explain:
+            explanations = self.explain(candidates.user, candidates.taste, part, rows)
+        return [
+            Slot(
+                slot=slot,
+                item_id=self._index.ids[row],
+                score=score,
+                propensity=propensity,
+                reason="explore" if differs else "exploit",
+                explanation=explanation,
+            )
+            for slot, (row, score, propensity, differs, explanation) in enumerate(
+                zip(rows, scores, propensities, explored, explanations, strict=True)
+            )
+        ]
+
+    def _with_baseline(
+        self, slots: list[Slot], request: RankRequest, part: ItemPart, taste: Taste
+    ) -> list[Slot]:
+        """Fill up with the request's baseline items, in their order, while slots are empty."""
+        if len(slots) == request.k:
+            return slots
+        shown = {slot.item_id for slot in slots} | set(request.excluded_items)
+        unused = [item_id for item_id in request.baseline_items if item_id not in shown]
+        rows = self._index.rows_of(unused)[: request.k - len(slots)]
+        scores = self._scorer.means(part, taste, rows).tolist()
+        return slots + [
+            Slot(
+                slot=len(slots) + offset,
+                item_id=self._index.ids[row],
+                score=score,
+                propensity=1.0,
+                reason="baseline",
+            )
+            for offset, (row, score) in enumerate(zip(rows.tolist(), scores, strict=True))
+        ]
+
+    def explain(
+        self, user: User, taste: Taste, part: ItemPart, rows: Sequence[int]
+    ) -> list[Explanation]:
+        """Split the scores of some rows into one term per past item of the user; exact."""
+        scorer, gain = self._scorer, self._scorer.model.taste_gain
+        features_nD = self._index.features(rows).astype(np.float64)
+        past, influence_pD = scorer.influence(user, taste)
+        history_np = gain * (features_nD @ influence_pD.T)
+        prior_n = gain * (features_nD @ (taste.mean_D - influence_pD.sum(0)))
+        explanations = []
+        for n, row in enumerate(rows):
+            order = np.argsort(-np.abs(history_np[n]), kind="stable")
+            named = order[:_EXPLAINED_ITEMS]
+            history: dict[str, float] = {}
+            for p in named.tolist():
+                item_id = self._index.ids[past[p]]
+                history[item_id] = history.get(item_id, 0.0) + float(history_np[n, p])
+            explanations.append(
+                Explanation(
+                    item_mean=float(part.mean_J[row]),
+                    prior=float(prior_n[n]),
+                    history=history,
+                    other=float(history_np[n, order[_EXPLAINED_ITEMS:]].sum()),
+                )
+            )
+        return explanations

@@ -1,0 +1,460 @@
+"""The engine: rank, observe, refit. What a shard wraps; it runs without Ray.
+
+    rove.view      what is kept in memory: items, users' posteriors, the policy
+    rove.ledger    the truth; the view can be built again from it at any time
+    rove.release   the model in service
+
+- What a call returns has been committed; if the commit fails, no view has changed.
+- `rank` sees every interaction that `observe` has returned for.
+- Learning follows event time: the time of a decision is that of the latest event seen, so history
+  can be replayed and a quiet night forgets nothing. Deadlines follow the clock.
+- Single-threaded: one caller at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Self
+from uuid import uuid4
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import structs
+
+from rove.behaviour import Behaviour
+from rove.catalogue import Item
+from rove.config import Config
+from rove.deciding import Choice
+from rove.errors import Conflict, InvalidInput, NotFound, RoveError, shown
+from rove.events import Decision, Interaction, Outcome, RankRequest, check_id, check_interaction
+from rove.learning import learn
+from rove.ledger.items import ItemStore
+from rove.ledger.ledger import Ledger, StoredInteraction
+from rove.ledger.records import StoredStatus
+from rove.records import DecisionRecord, Erasure, ItemTaste, UserProfile
+from rove.release import Release, current, latest, promote, write
+from rove.rewards import RewardMap
+from rove.users import Observation
+from rove.view import View
+
+MAX_CLOCK_SKEW_S = 86_400.0
+"""An interaction further in the future than this is refused: it would age everything else."""
+_PROFILE_ITEMS = 100
+_encode = msgspec.json.Encoder(order="deterministic").encode
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """One shard's recommender."""
+
+    def __init__(
+        self, config: Config, ledger: Ledger, store: ItemStore, clock: Callable[[], float]
+    ) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._store = store
+        self._clock = clock
+        self._rewards = RewardMap.from_config(config.rewards)
+        self._policy_version = blake2b(
+            config.policy.model_dump_json().encode(), digest_size=4
+        ).hexdigest()
+        self.view = View(config, latest(config.releases.path), ledger, store)
+
+    @classmethod
+    def open(
+        cls,
+        config: Config,
+        shard: int = 0,
+        num_shards: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """Open the release in service and one shard's ledger."""
+        num_shards = config.serving.shards if num_shards is None else num_shards
+        ledger = Ledger.open(config.store, shard, num_shards)
+        try:
+            return cls(config, ledger, ItemStore.open(config.store), clock)
+        except BaseException:
+            ledger.close()
+            raise
+
+    @property
+    def release_id(self) -> str:
+        """The release in service here."""
+        return self.view.release.id
+
+    @property
+    def num_items(self) -> int:
+        """How many items can be shown."""
+        return self.view.index.num_active
+
+    def close(self) -> None:
+        """Close the ledger and the catalogue."""
+        self._store.close()
+        self._ledger.close()
+
+    def rank(
+        self,
+        requests: Sequence[RankRequest],
+        query_vectors: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    ) -> list[Decision | RoveError]:
+        """Decide a slate for each request, or say what is wrong with it.
+
+        A request whose id was decided before gets that decision again, or a `Conflict` if it asks
+        for something else. `query_vectors` has the encoder's vector of every `candidates.query`.
+        """
+        results: list[Decision | RoveError | None] = [None] * len(requests)
+        digests = [_digest(request) for request in requests]
+        ids = [request.event_id for request in requests if request.event_id is not None]
+        known = self._ledger.decisions(ids) if ids else {}
+        fresh: dict[str, int] = {}
+        repeated: list[tuple[int, str]] = []
+        for number, request in enumerate(requests):
+            try:
+                self._check(request)
+            except RoveError as error:
+                results[number] = error
+                continue
+            event_id = request.event_id or uuid4().hex
+            if event_id in known or event_id in fresh:
+                repeated.append((number, event_id))
+            else:
+                fresh[event_id] = number
+        decisions = self._decide(requests, digests, fresh, query_vectors or {}, results)
+        if decisions:
+            with self._ledger.transaction() as transaction:
+                transaction.add_decisions(list(decisions.values()))
+        known.update(decisions)
+        for number, event_id in repeated:
+            results[number] = _same(known.get(event_id), digests[number], event_id)
+        return [result for result in results if result is not None]
+
+    def observe(self, interactions: Sequence[Interaction]) -> list[Outcome]:
+        """Store interactions, learn from them, and say what became of each."""
+        outcomes: list[Outcome | None] = [None] * len(interactions)
+        checked: dict[str, tuple[int, Interaction]] = {}
+        for number, interaction in enumerate(interactions):
+            try:
+                complete = self._complete(interaction)
+            except InvalidInput as error:
+                outcomes[number] = _outcome(interaction, "rejected", error.detail)
+                continue
+            if interaction.interaction_id in checked:
+                outcomes[number] = _outcome(interaction, "duplicate")
+            else:
+                checked[interaction.interaction_id] = number, complete
+        if checked:
+            self._store_and_learn(checked, outcomes)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def activate(self, event_id: str) -> Decision:
+        """Activate a deferred decision; an active one stays as it is."""
+        decision = self._decision(event_id)
+        if decision.activated_at is not None:
+            return decision
+        now = self._clock()
+        with self._ledger.transaction() as transaction:
+            transaction.activate(event_id, now)
+        return structs.replace(decision, activated_at=now)
+
+    def decision(self, event_id: str) -> DecisionRecord:
+        """Return the record of a decision and what came of it."""
+        decision = self._decision(event_id)
+        by_slot: dict[int, list[StoredInteraction]] = {}
+        slot_of = {slot.item_id: slot.slot for slot in decision.slots}
+        for stored in self._ledger.interactions_of(event_id):
+            if stored.status != "unattributed":
+                by_slot.setdefault(slot_of[stored.interaction.item_id], []).append(stored)
+        rewards = {
+            slot: self._rewards.aggregate(
+                [stored.reward for stored in answers],
+                [stored.interaction.timestamp or 0.0 for stored in answers],
+            )
+            for slot, answers in sorted(by_slot.items())
+        }
+        expired = self._clock() > decision.expires_at
+        return DecisionRecord(
+            decision=decision,
+            outcome="rewarded" if rewards else "expired" if expired else "pending",
+            rewards=rewards,
+        )
+
+    def item(self, item_id: str) -> Item:
+        """Return an item that can be shown."""
+        return self.view.index.item(item_id)
+
+    def user(self, user_id: str) -> UserProfile:
+        """Return what is stored of a user and what was learnt from it."""
+        history = self._ledger.history(user_id)
+        if len(history) == 0:
+            raise NotFound(f"nothing is stored of user {shown(user_id)}")
+        user, view = self.view.users.get(user_id), self.view
+        scale = user.decay(view.now_s, view.release.model.taste_half_life_s)
+        items = [
+            ItemTaste(
+                item_id=view.index.ids[row],
+                reward=pair[0],
+                timestamp=pair[1],
+                weight=scale * user.weight(pair, view.release.model.taste_half_life_s),
+            )
+            for row, pair in user.standing.items()
+        ]
+        items.sort(key=lambda item: -item.weight)
+        return UserProfile(
+            user_id=user_id,
+            num_interactions=len(history),
+            first_at=float(history.timestamps[0]),
+            last_at=float(history.timestamps[-1]),
+            release=self.release_id,
+            items=items[:_PROFILE_ITEMS],
+            taste_mean=view.scorer.taste(user, view.now_s).mean_D.tolist(),
+        )
+
+    def erase(self, user_id: str) -> Erasure:
+        """Delete all rows of a user and forget what was learnt from them."""
+        check_id(user_id, "user_id")
+        with self._ledger.transaction() as transaction:
+            erased = transaction.erase_user(user_id)
+        self.view.users.forget(user_id)
+        return Erasure(
+            user_id=user_id,
+            num_decisions=erased.num_decisions,
+            num_interactions=erased.num_interactions,
+            erased_at=self._clock(),
+        )
+
+    def sync(self) -> None:
+        """Follow the catalogue, the other shards' item statistics, and the release in service."""
+        self.view.sync()
+        folder = current(self._config.releases.path)
+        if folder.name != self.release_id:
+            try:
+                release = Release.open(folder)
+            except RoveError as error:
+                logger.error("release %s stays in service: %s", self.release_id, error.detail)
+                return
+            self.view = View(self._config, release, self._ledger, self._store)
+
+    def refit(self) -> str:
+        """Learn a release from the ledger of all shards, put it into service, return its id.
+
+        Half-lives and gains stay those of the release in service; the language model is not used.
+        """
+        view = self.view
+        items, rows = view.index.items()
+        embeddings_JE = view.index.embeddings(rows)
+        row_of = {item.item_id: row for row, item in enumerate(items)}
+        behaviour = Behaviour.from_batches(self._ledger.all_interactions(), row_of)
+        learned = learn(
+            behaviour, embeddings_JE, self._config.training, calibrated=view.release.model
+        )
+        folder = write(
+            self._config.releases.path,
+            learned,
+            items,
+            embeddings_JE,
+            encoder=view.release.encoder,
+            encoder_folder=view.release.encoder_folder,
+            metrics={"refit_of": view.release.id},
+        )
+        promote(self._config.releases.path, folder.name)
+        self.view = View(self._config, Release.open(folder), self._ledger, self._store)
+        return self.release_id
+
+    def _check(self, request: RankRequest) -> None:
+        for name in ("user_id", "event_id"):
+            value = getattr(request, name)
+            if value is not None:
+                check_id(value, name)
+        if request.k < 1:
+            raise InvalidInput(f"k must be at least 1, got {request.k}", field="k")
+        if request.policy not in (None, self._config.name):
+            raise NotFound(
+                f"there is no policy {shown(request.policy)}; the one here is {self._config.name}"
+            )
+
+    def _decide(
+        self,
+        requests: Sequence[RankRequest],
+        digests: Sequence[str],
+        fresh: Mapping[str, int],
+        query_vectors: Mapping[str, npt.NDArray[np.float32]],
+        results: list[Decision | RoveError | None],
+    ) -> dict[str, Decision]:
+        """Decide the requests of `fresh` (event id -> number) and fill in their results."""
+        now = self._clock()
+        wanted = [requests[number] for number in fresh.values()]
+        choices = self.view.decider.decide(
+            wanted,
+            [self.view.users.get(request.user_id) for request in wanted],
+            [_seed(event_id) for event_id in fresh],
+            self.view.now_s,
+            query_vectors,
+        )
+        decisions: dict[str, Decision] = {}
+        for (event_id, number), choice in zip(fresh.items(), choices, strict=True):
+            if isinstance(choice, Choice):
+                request = requests[number]
+                decisions[event_id] = results[number] = Decision(
+                    event_id=event_id,
+                    user_id=request.user_id,
+                    policy=self._config.name,
+                    policy_version=self._policy_version,
+                    release=self.release_id,
+                    seed=choice.seed,
+                    request_digest=digests[number],
+                    candidates_digest=choice.candidates_digest,
+                    num_candidates=choice.num_candidates,
+                    slots=choice.slots,
+                    context=request.context,
+                    created_at=now,
+                    expires_at=now + self._rewards.wait_s,
+                    activated_at=None if request.defer_activation else now,
+                )
+            else:
+                results[number] = choice
+        return decisions
+
+    def _complete(self, interaction: Interaction) -> Interaction:
+        """Return the interaction with its time filled in, or say why it cannot be stored."""
+        check_interaction(interaction)
+        now = self._clock()
+        timestamp = now if interaction.timestamp is None else interaction.timestamp
+        if timestamp > now + MAX_CLOCK_SKEW_S:
+            raise InvalidInput(
+                f"timestamp {timestamp} is more than a day in the future; give unix seconds (UTC)",
+                field="timestamp",
+            )
+        if self.view.index.row(interaction.item_id) is None:
+            raise InvalidInput(
+                f"item {shown(interaction.item_id)} is not in the catalogue; "
+                "add it with PUT /v1/items/{id} and send the interaction again",
+                field="item_id",
+            )
+        return structs.replace(interaction, timestamp=timestamp)
+
+    def _store_and_learn(
+        self,
+        checked: Mapping[str, tuple[int, Interaction]],
+        outcomes: list[Outcome | None],
+    ) -> None:
+        event_ids = [i.event_id for _, i in checked.values() if i.event_id is not None]
+        stored: list[StoredInteraction] = []
+        received_at = self._clock()
+        with self._ledger.transaction() as transaction:
+            known = transaction.known_interactions(list(checked))
+            decisions = transaction.decisions(event_ids) if event_ids else {}
+            for interaction_id, (number, interaction) in checked.items():
+                if interaction_id in known:
+                    outcomes[number] = _outcome(interaction, "duplicate")
+                    continue
+                status, reason = _attribution(interaction, decisions)
+                outcomes[number] = _outcome(interaction, status, reason)
+                stored.append(
+                    StoredInteraction(
+                        interaction=interaction,
+                        reward=self._rewards.reward(interaction),
+                        status=status,
+                        received_at=received_at,
+                    )
+                )
+            change = self._change(stored)
+            transaction.add_interactions(stored)
+            statistics = self.view.sums.prepare(change.item_ids, change.amounts, change.latest_s)
+            transaction.add_statistics(self.release_id, statistics)
+        self.view.sums.commit(change.item_ids, change.amounts, change.latest_s)
+        self._learn(stored)
+
+    def _change(self, stored: Sequence[StoredInteraction]) -> _Change:
+        positive = [one for one in stored if one.reward > 0.0]
+        timestamps = np.array([one.interaction.timestamp for one in positive], np.float64)
+        rewards = np.array([one.reward for one in positive], np.float64)
+        latest_s = max((one.interaction.timestamp or 0.0 for one in stored), default=-np.inf)
+        return _Change(
+            item_ids=[one.interaction.item_id for one in positive],
+            amounts=self.view.means.decayed(rewards, timestamps),
+            latest_s=max(latest_s, self.view.now_s),
+        )
+
+    def _learn(self, stored: Sequence[StoredInteraction]) -> None:
+        """Bring the cached views of the users up to date; the others will be built when needed."""
+        by_user: dict[str, list[Observation]] = {}
+        for one in stored:
+            interaction = one.interaction
+            seen = self.view.observation(
+                interaction.item_id, interaction.type, one.reward, interaction.timestamp or 0.0
+            )
+            if seen is not None and interaction.user_id in self.view.users:
+                by_user.setdefault(interaction.user_id, []).append(seen)
+        for user_id, observations in by_user.items():
+            self.view.learn(self.view.users.get(user_id), observations)
+            self.view.users.resized(user_id)
+
+    def _decision(self, event_id: str) -> Decision:
+        decision = self._ledger.decisions([event_id]).get(event_id)
+        if decision is None:
+            raise NotFound(f"there is no decision {shown(event_id)}")
+        return decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """What interactions add to the item statistics, as of the means' reference time."""
+
+    item_ids: list[str]
+    amounts: npt.NDArray[np.float64]
+    latest_s: float
+
+
+def _digest(request: RankRequest) -> str:
+    content = _encode(structs.replace(request, event_id=None))
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def _seed(event_id: str) -> int:
+    """48 bits, so that every JSON reader keeps them."""
+    return int.from_bytes(blake2b(event_id.encode(), digest_size=6).digest(), "big")
+
+
+def _same(decision: Decision | None, digest: str, event_id: str) -> Decision | RoveError:
+    if decision is None:
+        return InvalidInput(f"event_id {shown(event_id)} was used twice, first wrongly")
+    if decision.request_digest != digest:
+        return Conflict(
+            f"event_id {shown(event_id)} was used before for another request; use a new id",
+            event_id=event_id,
+        )
+    return decision
+
+
+def _outcome(
+    interaction: Interaction,
+    status: StoredStatus | str,
+    reason: str | None = None,
+) -> Outcome:
+    return Outcome(interaction_id=interaction.interaction_id, status=status, reason=reason)
+
+
+def _attribution(
+    interaction: Interaction, decisions: Mapping[str, Decision]
+) -> tuple[StoredStatus, str | None]:
+    """Say whether an interaction answers the decision it names."""
+    if interaction.event_id is None:
+        return "accepted", None
+    decision = decisions.get(interaction.event_id)
+    if decision is None:
+        return "unattributed", f"there is no decision {shown(interaction.event_id)}"
+    if decision.user_id != interaction.user_id:
+        return "unattributed", "the decision was made for another user"
+    slots = {slot.slot for slot in decision.slots if slot.item_id == interaction.item_id}
+    if not slots:
+        return "unattributed", f"the decision did not show {shown(interaction.item_id)}"
+    if interaction.slot is not None and interaction.slot not in slots:
+        return "unattributed", f"slot {interaction.slot} showed another item"
+    if (interaction.timestamp or 0.0) > decision.expires_at:
+        return "late", "the decision had expired"
+    return "accepted", None

@@ -1,0 +1,55 @@
+"""What the engine tells of decisions and users."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from rove.events import Decision
+
+
+class DecisionRecord(Struct, frozen=True, kw_only=True):
+    """A decision and what came of it.
+
+    `pending`: its rewards may still come. `rewarded`: at least one slot earned something.
+    `expired`: nothing came in time.
+    """
+
+    decision: Decision
+    outcome: Literal["pending", "rewarded", "expired"]
+    rewards: dict[int, float]
+    """Slot -> reward of those that earned one."""
+
+
+class ItemTaste(Struct, frozen=True, kw_only=True):
+    """A past item of a user and how much it still counts."""
+
+    item_id: str
+    reward: float
+    timestamp: float
+    weight: float
+    """The reward after decay."""
+
+
+class UserProfile(Struct, frozen=True, kw_only=True):
+    """What is stored of a user and what was learnt from it."""
+
+    user_id: str
+    num_interactions: int
+    first_at: float
+    last_at: float
+    release: str
+    items: list[ItemTaste]
+    """The past items that count most, at most 100."""
+    taste_mean: list[float]
+    """Mean of the posterior over the release's factors, (D,)."""
+
+
+class Erasure(Struct, frozen=True, kw_only=True):
+    """Receipt of a user's erasure."""
+
+    user_id: str
+    num_decisions: int
+    num_interactions: int
+    erased_at: float

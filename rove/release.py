@@ -1,0 +1,294 @@
+"""A release: a folder, immutable once written, with all that serving needs.
+
+    release.yaml        schema version, id, encoder, sizes, metrics, the ledger's watermark
+    model.safetensors   parameters of the reward model, the items' features and embeddings
+    items.parquet       the catalogue as it was
+    encoder/            the language model
+
+and beside the releases the file `current`, which names the one in service.
+
+- Tensors are memory-mapped: the shards of one node share their pages, and opening reads no data.
+- A release appears under its name only when it is complete; `promote` swaps the pointer.
+- Nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from safetensors.numpy import save_file
+
+from rove.catalogue import Item
+from rove.errors import NotFound, ReleaseError, StoreUnavailable, shown
+from rove.learning import Learned
+from rove.model import ItemFeatures, RewardModel
+
+SCHEMA_VERSION = 1
+CURRENT = "current"
+_DTYPES = {"F32": "<f4", "F64": "<f8", "BOOL": "|b1"}
+_ITEM_SCHEMA = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("title", pa.string()),
+        ("description", pa.string()),
+        ("category", pa.string()),
+        ("tags", pa.list_(pa.string())),
+    ]
+)
+_KEYS = ("schema_version", "id", "created_at", "encoder", "as_of_s", "metrics", "parameters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """An open release."""
+
+    folder: Path
+    id: str
+    created_at: str
+    encoder: str
+    """Digest of the language model that made the embeddings (`rove.encoder.Encoder.name`)."""
+    as_of_s: float
+    """Watermark: time of the latest interaction it was learnt from."""
+    metrics: dict[str, Any]
+    model: RewardModel
+    items: ItemFeatures
+    embeddings_JE: npt.NDArray[np.float32]
+    sums_J: npt.NDArray[np.float64]
+    """Decayed sums of rewards per item at `as_of_s`."""
+    catalogue: pa.Table
+
+    @property
+    def encoder_folder(self) -> Path:
+        """Where the language model is."""
+        return self.folder / "encoder"
+
+    def item(self, row: int) -> Item:
+        """Return the item of a row."""
+        return Item(**self.catalogue.slice(row, 1).to_pylist()[0])
+
+    @classmethod
+    def open(cls, folder: Path) -> Release:
+        """Open a release; `ReleaseError` says what is wrong with it."""
+        described = _described(folder)
+        tensors = memory_mapped(folder / "model.safetensors")
+        try:
+            catalogue = pq.read_table(folder / "items.parquet", schema=_ITEM_SCHEMA)
+        except (OSError, pa.ArrowException) as error:
+            raise ReleaseError(f"{folder / 'items.parquet'}: cannot be read: {error}") from None
+        parameters = described["parameters"]
+        lacking = [
+            name
+            for name in [*parameters, *(f"items.{name}" for name in _ITEM_TENSORS)]
+            if name not in tensors
+        ]
+        if lacking:
+            raise ReleaseError(
+                f"{folder / 'model.safetensors'} lacks {', '.join(lacking)}; learn the release anew"
+            )
+        of_items = {name: tensors[f"items.{name}"] for name in _ITEM_TENSORS}
+        sizes = {len(catalogue), *(len(tensor) for tensor in of_items.values())}
+        if len(sizes) != 1:
+            raise ReleaseError(
+                f"{folder}: its parts disagree about the number of items, got {sorted(sizes)}; "
+                "learn the release anew"
+            )
+        return cls(
+            folder=folder,
+            id=described["id"],
+            created_at=described["created_at"],
+            encoder=described["encoder"],
+            as_of_s=described["as_of_s"],
+            metrics=described["metrics"],
+            model=RewardModel.from_tensors({name: tensors[name] for name in parameters}),
+            items=ItemFeatures(
+                features_JD=of_items["features"],
+                promise_J=of_items["promise"],
+                trained_J=of_items["trained"],
+            ),
+            embeddings_JE=of_items["embeddings"],
+            sums_J=of_items["sums"],
+            catalogue=catalogue,
+        )
+
+
+_ITEM_TENSORS = ("features", "promise", "trained", "embeddings", "sums")
+
+
+def write(
+    releases: Path,
+    learned: Learned,
+    items: Sequence[Item],
+    embeddings_JE: npt.NDArray[np.float32],
+    *,
+    encoder: str,
+    encoder_folder: Path,
+    metrics: Mapping[str, Any],
+) -> Path:
+    """Write a release into the folder `releases` and return its own folder; it is not promoted."""
+    parameters = learned.model.tensors()
+    tensors: dict[str, npt.NDArray[Any]] = {
+        **parameters,
+        "items.features": learned.items.features_JD,
+        "items.promise": learned.items.promise_J,
+        "items.trained": learned.items.trained_J,
+        "items.embeddings": np.asarray(embeddings_JE, np.float32),
+        "items.sums": learned.sums_J,
+    }
+    now = datetime.now(UTC)
+    release_id = f"{now:%Y%m%dT%H%M%S}-{_digest(tensors)}"
+    described = {
+        "schema_version": SCHEMA_VERSION,
+        "id": release_id,
+        "created_at": now.isoformat(timespec="seconds"),
+        "encoder": encoder,
+        "num_items": len(items),
+        "num_factors": learned.model.num_factors,
+        "as_of_s": learned.as_of_s,
+        "metrics": {**learned.calibration, **metrics},
+        "parameters": sorted(parameters),
+    }
+    draft = releases / f".draft-{uuid.uuid4().hex}"
+    try:
+        draft.mkdir(parents=True)
+        save_file(
+            {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()},
+            draft / "model.safetensors",
+        )
+        pq.write_table(_table(items), draft / "items.parquet")
+        _link_folder(encoder_folder, draft / "encoder")
+        (draft / "release.yaml").write_text(yaml.safe_dump(described, sort_keys=False), "utf-8")
+        for path in sorted(draft.rglob("*")):
+            _sync_to_disk(path)
+        draft.rename(releases / release_id)
+        _sync_to_disk(releases)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{releases}: the release cannot be written: {error.strerror}"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return releases / release_id
+
+
+def promote(releases: Path, release_id: str) -> None:
+    """Put a release into service: swap the pointer, atomically."""
+    if not (releases / release_id / "release.yaml").is_file():
+        raise NotFound(f"there is no release {shown(release_id)} in {releases}")
+    draft = releases / f".{CURRENT}-{uuid.uuid4().hex}"
+    draft.write_text(release_id + "\n", "utf-8")
+    _sync_to_disk(draft)
+    draft.replace(releases / CURRENT)
+    _sync_to_disk(releases)
+
+
+def current(releases: Path) -> Path:
+    """Return the folder of the release in service."""
+    try:
+        release_id = (releases / CURRENT).read_text("utf-8").strip()
+    except FileNotFoundError:
+        raise NotFound(
+            f"{releases} has no release in service; run python -m training.factorise CONFIG"
+        ) from None
+    return releases / release_id
+
+
+def latest(releases: Path) -> Release:
+    """Open the release in service."""
+    return Release.open(current(releases))
+
+
+def memory_mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the tensors of a safetensors file as read-only views of its pages.
+
+    Format: 8 bytes of header length (little endian), a JSON header with dtype, shape and the
+    offsets of each tensor, then the data (github.com/huggingface/safetensors). The library's own
+    numpy reader copies; these views do not.
+    """
+    try:
+        with path.open("rb") as file:
+            (header_size,) = struct.unpack("<Q", file.read(8))
+            if header_size > path.stat().st_size:
+                raise ReleaseError(f"{path}: the header is longer than the file; it was cut off")
+            header = json.loads(file.read(header_size))
+        pages = np.memmap(path, np.uint8, "r", offset=8 + header_size)
+        header.pop("__metadata__", None)
+        return {
+            name: pages[slice(*entry["data_offsets"])]
+            .view(_DTYPES[entry["dtype"]])
+            .reshape(entry["shape"])
+            for name, entry in header.items()
+        }
+    except OSError as error:
+        raise ReleaseError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, struct.error) as error:
+        raise ReleaseError(f"{path}: not a complete safetensors file: {error}") from None
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    path = folder / "release.yaml"
+    try:
+        described = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ReleaseError(f"{path}: cannot be read: {error}") from None
+    version = described.get("schema_version") if isinstance(described, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ReleaseError(
+            f"{path}: schema version {shown(version)}, this Rove reads {SCHEMA_VERSION}; "
+            "learn the release anew with python -m training.factorise CONFIG"
+        )
+    lacking = [key for key in _KEYS if key not in described]
+    if lacking:
+        raise ReleaseError(f"{path} lacks {', '.join(lacking)}; learn the release anew")
+    return dict(described)
+
+
+def _table(items: Sequence[Item]) -> pa.Table:
+    columns = {
+        field.name: pa.array([getattr(item, field.name) for item in items], field.type)
+        for field in _ITEM_SCHEMA
+    }
+    return pa.table(columns, schema=_ITEM_SCHEMA)
+
+
+def _digest(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.asarray(tensors[name]).tobytes())
+    return digest.hexdigest()[:8]
+
+
+def _link_folder(source: Path, target: Path) -> None:
+    """Copy a folder; files become links to the same data where the file system allows it."""
+    shutil.copytree(source, target, copy_function=_link)
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+def _sync_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

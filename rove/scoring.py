@@ -1,0 +1,161 @@
+"""Mean and variance of the reward of users with items, many at once.
+
+- The item part is computed once per turn and shared by all requests; whole-catalogue scores of B
+  users are one (B, D) x (D, J) product.
+- Variances of taste over the whole catalogue are kept for the two covariances that users without
+  explicit trials have: the population's (no past) and the common one. Where a user's own differs,
+  the variance is exact on the rows that are asked for.
+
+    Var[phi.theta] = phi' S phi + sum_k s_jk (theta_k^2 + S_kk)     s_j: variance of item factors
+
+Shapes: B users, J rows of the index, n rows asked for, D factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rove.item_index import ItemIndex, Rows
+from rove.item_means import ItemMeans
+from rove.model import ItemFeatures, RewardModel, UserPosterior
+from rove.users import Taste, User, influence_of, taste_of
+
+Vectors = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemPart:
+    """The item means of all rows, in units of the score."""
+
+    mean_J: Vectors
+    variance_J: Vectors
+
+
+class Scorer:
+    """Scores of one release's model over one index."""
+
+    posterior: UserPosterior
+
+    def __init__(
+        self,
+        model: RewardModel,
+        items: ItemFeatures,
+        index: ItemIndex,
+        means: ItemMeans,
+    ) -> None:
+        self.model = model
+        self.posterior = model.posterior()
+        self._index = index
+        self._means = means
+        self._num_text = model.text_components_EF.shape[1]
+        self._trained_J = items.trained_J
+        self._variance_J = self._common_variances(items)
+
+    def grow(self, added: ItemFeatures) -> None:
+        """Take in rows that the index appended."""
+        self._trained_J = np.concatenate([self._trained_J, added.trained_J])
+        new = self._common_variances(added)
+        self._variance_J = {
+            has_past: np.concatenate([old, new[has_past]])
+            for has_past, old in self._variance_J.items()
+        }
+
+    def item_part(self) -> ItemPart:
+        """Return the item part of all scores as of now."""
+        share_J, variance_J = self._means.share()
+        gain = self.model.item_gain
+        return ItemPart(
+            mean_J=(gain * share_J).astype(np.float32),
+            variance_J=(gain**2 * variance_J).astype(np.float32),
+        )
+
+    def tastes(self, users: Sequence[User], now_s: float) -> list[Taste]:
+        """Return the users' posteriors at one time."""
+        return [self.taste(user, now_s) for user in users]
+
+    def taste(self, user: User, now_s: float) -> Taste:
+        """Return the user's posterior at a time."""
+        return taste_of(
+            user,
+            now_s,
+            self.posterior,
+            self._index.features,
+            self.model.taste_half_life_s,
+            self.model.noise_variance,
+        )
+
+    def influence(self, user: User, taste: Taste) -> tuple[list[int], Array]:
+        """Return the rows (p,) of a user's past and what each adds to the taste's mean (p, D)."""
+        return influence_of(
+            user, taste, self.posterior, self._index.features, self.model.taste_half_life_s
+        )
+
+    def catalogue_means(self, part: ItemPart, tastes: Sequence[Taste]) -> Vectors:
+        """Return the mean reward of every row, (B, J)."""
+        mean_BD = np.stack([taste.mean_D for taste in tastes])
+        mean_BD = (self.model.taste_gain * mean_BD).astype(np.float32)
+        released, added = self._index.blocks
+        mean_BJ = np.empty((len(tastes), len(self._index)), np.float32)
+        np.matmul(mean_BD, released.T, out=mean_BJ[:, : len(released)])
+        np.matmul(mean_BD, added.T, out=mean_BJ[:, len(released) :])
+        mean_BJ += part.mean_J
+        return mean_BJ
+
+    def catalogue_deviation(self, part: ItemPart, has_past: bool) -> Vectors:
+        """Return the standard deviation of every row's reward for users of one kind, (J,)."""
+        gain = np.float32(self.model.taste_gain**2)
+        deviation_J: Vectors = np.sqrt(part.variance_J + gain * self._variance_J[has_past])
+        return deviation_J
+
+    def means(self, part: ItemPart, taste: Taste, rows: Rows) -> Vectors:
+        """Return the mean reward of some rows, (n,)."""
+        weights_D = (self.model.taste_gain * taste.mean_D).astype(np.float32)
+        mean_n: Vectors = part.mean_J[rows] + self._index.features(rows) @ weights_D
+        return mean_n
+
+    def deviations(self, part: ItemPart, user: User, taste: Taste, rows: Rows) -> Vectors:
+        """Return the exact standard deviation of some rows' rewards, (n,)."""
+        common_n = self._variance_J[user.has_past][rows]
+        if user.trials:
+            features_nD = self._index.features(rows).astype(np.float64)
+            own_n = np.einsum("nd,nd->n", features_nD @ taste.covariance_DD, features_nD)
+            common_n = own_n.astype(np.float32)
+        else:
+            # What is kept has the factors' variance at a mean taste of zero.
+            common_n = common_n.copy()
+        square_K = np.square(taste.mean_D[self._num_text :])
+        if user.trials:
+            square_K = square_K + np.diag(taste.covariance_DD)[self._num_text :]
+        trained_n = self._trained_J[rows]
+        common_n += np.where(
+            trained_n,
+            np.float32(square_K @ self.model.factor_variance_K),
+            np.float32(square_K @ self.model.prior_variance_K),
+        )
+        gain = np.float32(self.model.taste_gain**2)
+        deviation_n: Vectors = np.sqrt(part.variance_J[rows] + gain * common_n)
+        return deviation_n
+
+    def _common_variances(self, items: ItemFeatures) -> dict[bool, Vectors]:
+        """Return phi' S phi + sum_k s_jk S_kk of the rows, for users without and with a past."""
+        features_JD = items.features_JD
+        variances = {}
+        for has_past, covariance_DD in (
+            (False, self.posterior.prior_covariance_DD),
+            (True, self.posterior.covariance_DD),
+        ):
+            projected_JD = features_JD @ covariance_DD.astype(np.float32)
+            variance_J = np.einsum("jd,jd->j", projected_JD, features_JD)
+            diagonal_K = np.diag(covariance_DD)[self._num_text :]
+            variance_J += np.where(
+                items.trained_J,
+                np.float32(diagonal_K @ self.model.factor_variance_K),
+                np.float32(diagonal_K @ self.model.prior_variance_K),
+            )
+            variances[has_past] = np.maximum(variance_J, 0.0)
+        return variances

@@ -1,0 +1,115 @@
+"""Everything an engine keeps in memory about one release: all of it can be built again.
+
+item_index   the release's items with the catalogue's changes since
+item_means   the release's sums, this shard's since, the other shards' since
+users        posteriors of the users seen lately
+decider      scores and slates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rove.config import Config
+from rove.deciding import Decider
+from rove.item_index import ItemIndex
+from rove.item_means import ItemMeans
+from rove.ledger.items import ItemStore
+from rove.ledger.ledger import Ledger
+from rove.release import Release
+from rove.scoring import Scorer
+from rove.shared_sums import SharedSums
+from rove.users import Observation, User, UserCache, is_observation
+
+_MEGABYTE = 1_000_000
+
+
+class View:
+    """The views of one release over one shard's ledger."""
+
+    def __init__(self, config: Config, release: Release, ledger: Ledger, store: ItemStore) -> None:
+        model = release.model
+        self.release = release
+        self._ledger = ledger
+        self._store = store
+        self._sequence = 0
+        self.index = ItemIndex(release)
+        self.means = ItemMeans(
+            sums_J=release.sums_J,
+            promise_J=release.items.promise_J,
+            as_of_s=release.as_of_s,
+            half_life_s=model.item_half_life_s,
+            pseudo_count=model.pseudo_count,
+        )
+        self.scorer = Scorer(model, release.items, self.index, self.means)
+        self.decider = Decider(config.policy, self.index, self.scorer)
+        max_bytes = int(config.serving.user_cache_mb * _MEGABYTE)
+        self.users = UserCache(max_bytes, self.build_user)
+        self._take_catalogue_changes()
+        self.sums = SharedSums(self.means, self.index, ledger.statistics(release.id))
+        self._catch_up()
+        self.sync()
+
+    @property
+    def now_s(self) -> float:
+        """Event time: when the latest event happened."""
+        return self.means.latest_s
+
+    def sync(self) -> None:
+        """Take in the catalogue's changes and what other shards learnt of the items."""
+        self._take_catalogue_changes()
+        news = self._ledger.statistics_of_others(self.release.id, self.sums.revisions)
+        self.sums.merge(news)
+
+    def build_user(self, user_id: str) -> User:
+        """Build a user's view from the ledger."""
+        history = self._ledger.history(user_id)
+        columns = (history.item_ids, history.types, history.rewards, history.timestamps)
+        observations = [
+            seen
+            for item_id, kind, reward, timestamp in zip(*columns, strict=True)
+            if (seen := self.observation(item_id, kind, float(reward), float(timestamp)))
+        ]
+        user = User(self.release.model.num_factors)
+        self.learn(user, observations)
+        return user
+
+    def observation(
+        self, item_id: str, kind: str, reward: float, timestamp: float
+    ) -> Observation | None:
+        """Return what an interaction tells about its user's taste, if anything."""
+        row = self.index.row(item_id)
+        if row is None or not is_observation(kind, reward):
+            return None
+        return Observation(row=row, reward=reward, timestamp=timestamp)
+
+    def learn(self, user: User, observations: Sequence[Observation]) -> None:
+        """Fold observations into a user's view."""
+        user.learn(observations, self.index.features, self.release.model.taste_half_life_s)
+
+    def _take_catalogue_changes(self) -> None:
+        changes, self._sequence = self._store.changes_since(self._sequence)
+        if not changes:
+            return
+        added = self.index.apply(changes)
+        self.means.grow(added.features.promise_J)
+        self.scorer.grow(added.features)
+        replaced = added.replaced >= 0
+        rows = np.arange(len(self.means) - len(replaced), len(self.means))
+        self.means.move(added.replaced[replaced], rows[replaced])
+        # Views hold row numbers: those of changed and removed items are out of date.
+        self.users.clear()
+
+    def _catch_up(self) -> None:
+        """Count what this shard saw between the release's watermark and its coming into service."""
+        if self.sums.has_own:
+            return
+        since = self._ledger.rewards_since(self.release.as_of_s)
+        latest_s = float(since.timestamps.max(initial=self.release.as_of_s))
+        amounts = self.means.decayed(since.rewards, since.timestamps)
+        statistics = self.sums.prepare(since.item_ids, amounts, latest_s)
+        with self._ledger.transaction() as transaction:
+            transaction.add_statistics(self.release.id, statistics)
+        self.sums.commit(since.item_ids, amounts, latest_s)

@@ -1,0 +1,129 @@
+"""From files to a release in service: read, encode, learn, measure, write, promote.
+
+    rove.readers      catalogue and history from files (or rove.ledger.scan, from the ledger)
+    rove.encoder      texts -> embeddings
+    rove.learning     embeddings and behaviour -> reward model
+    training.quality  held-out ranking quality beside popularity and ALS
+
+The reported quality is that of a model which saw nothing of the held-out part, not for its
+half-lives either; the release itself is then learnt from everything.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from rove.behaviour import Behaviour
+from rove.catalogue import Item
+from rove.config import Config
+from rove.encoder import Encoder
+from rove.errors import ConfigError, DataError
+from rove.learning import Learned, learn
+from rove.ledger.scan import all_interactions
+from rove.model import Vectors
+from rove.readers import read_catalogue, read_interactions
+from rove.release import promote, write
+from rove.rewards import RewardMap
+from training.quality import Quality, measure
+
+
+def run(config: Config, *, from_ledger: bool, with_report: bool) -> Path:
+    """Learn a release, put it into service and return its folder."""
+    items = _items(config)
+    with _step(f"encoding {len(items):,} items"):
+        encoder = Encoder.load(config.encoder)
+        embeddings_JE = encoder.encode([item.text for item in items])
+    behaviour = _behaviour(config, items, from_ledger)
+    quality = _quality(behaviour, embeddings_JE, config) if with_report else None
+    with _step(f"learning from {len(behaviour):,} interactions"):
+        learned = learn(behaviour, embeddings_JE, config.training)
+    print(describe(learned))
+    releases = config.releases.path
+    with tempfile.TemporaryDirectory() as folder, _step("writing the release"):
+        encoder.save(Path(folder))
+        release = write(
+            releases,
+            learned,
+            items,
+            embeddings_JE,
+            encoder=encoder.name,
+            encoder_folder=Path(folder),
+            metrics=quality.metrics() if quality else {},
+        )
+    config.write(releases / "runs" / release.name)
+    promote(releases, release.name)
+    print(f"release {release.name} is in service: {release}")
+    return release
+
+
+def describe(learned: Learned) -> str:
+    """Say in words what was learnt."""
+    model, day_s = learned.model, 86_400.0
+    return (
+        f"popularity fades by half in {model.item_half_life_s / day_s:.0f} days, taste in "
+        f"{model.taste_half_life_s / day_s:.0f}; a text's promise is worth "
+        f"{model.pseudo_count:.0f} interactions; noise variance {model.noise_variance:.4g}; "
+        f"{model.num_factors} factors, {learned.num_sweeps} sweeps"
+    )
+
+
+def _items(config: Config) -> list[Item]:
+    if config.data is None:
+        raise ConfigError("data.catalogue is missing; say which files hold the catalogue")
+    items, report = read_catalogue(config.data.catalogue)
+    print("\n".join(report.lines()))
+    if not items:
+        raise DataError(f"{config.data.catalogue.path}: no usable item; see the report above")
+    return items
+
+
+def _behaviour(config: Config, items: Sequence[Item], from_ledger: bool) -> Behaviour:
+    rows = {item.item_id: row for row, item in enumerate(items)}
+    if from_ledger:
+        return Behaviour.from_batches(all_interactions(config.store), rows)
+    source = config.data.interactions if config.data else None
+    if source is None:
+        print("data.interactions is not set: learning from the texts alone")
+        return Behaviour.from_batches([], rows)
+    table, report = read_interactions(source)
+    print("\n".join(report.lines()))
+    return Behaviour.from_batches([_rewarded(table, config)], rows)
+
+
+def _rewarded(table: pa.Table, config: Config) -> pa.Table:
+    """Add what each interaction is worth as the column `reward`."""
+    names = ("value", "duration_s", "watch_ratio")
+    value, duration_s, watch_ratio = (
+        table[name].to_numpy() if name in table.column_names else np.full(len(table), np.nan)
+        for name in names
+    )
+    rewards = RewardMap.from_config(config.rewards).rewards(
+        table["type"].to_pylist(), value, duration_s, watch_ratio
+    )
+    return table.append_column("reward", pa.array(rewards))
+
+
+def _quality(behaviour: Behaviour, embeddings_JE: Vectors, config: Config) -> Quality | None:
+    past, future = behaviour.split(config.training.holdout_share)
+    if len(past) == 0 or len(future) == 0:
+        print("too little history to hold any of it out: no quality report")
+        return None
+    with _step(f"measuring on the last {len(future):,} interactions"):
+        quality = measure(past, future, embeddings_JE, config)
+    print(quality.table())
+    return quality
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    print(f"{title} ...", flush=True)
+    start = time.perf_counter()
+    yield
+    print(f"{title}: {time.perf_counter() - start:.1f} s", flush=True)
