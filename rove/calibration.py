@@ -28,7 +28,8 @@ Array = npt.NDArray[np.float64]
 DAY_S = 86_400.0
 HALF_LIVES_S = tuple(DAY_S * days for days in (1, 2, 4, 7, 14, 28, 56, 112, 224, 448))
 PSEUDO_COUNTS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
-TASTE_WEIGHTS = tuple(float(weight) for weight in np.geomspace(0.05, 20.0, 14))
+TASTE_WEIGHTS = tuple(float(weight) for weight in np.geomspace(0.05, 20.0, 13))
+"""Taste beside the item mean, both scaled to unit mean square."""
 CUTOFF = 10
 MAX_VISITS = 3000
 MAX_CELLS = 30_000_000
@@ -111,7 +112,7 @@ def item_means_of(
     """Return the item means after `past`."""
     as_of_s = float(past.timestamps[-1]) if len(past) else 0.0
     decayed = past.rewards * np.exp2((past.timestamps - as_of_s) / half_life_s)
-    sums_J = np.bincount(past.items, decayed, minlength=len(promise_J))
+    sums_J = np.bincount(past.items, decayed, minlength=len(promise_J)).astype(np.float64)
     return ItemMeans(
         sums_J=sums_J,
         promise_J=promise_J,
@@ -241,13 +242,15 @@ def _fit_one(
     for one, visit in enumerate(held_out.visits):
         wanted_BJ[one, visit.new_items] = True
     relative = _root_mean_square(shares_BJ) / max(_root_mean_square(scores_BJ), _TINY)
-    slopes = [relative * weight for weight in taste_weights]
-    quality = [
-        ndcg(np.where(seen_BJ, -np.inf, shares_BJ + slope * scores_BJ), wanted_BJ)
-        for slope in slopes
-    ]
-    best = int(np.argmax(quality))
-    combined_BJ = shares_BJ + slopes[best] * scores_BJ
+
+    def quality(weight: float) -> float:
+        combined_BJ = shares_BJ + relative * weight * scores_BJ
+        combined_BJ[seen_BJ] = -np.inf
+        return ndcg(combined_BJ, wanted_BJ)
+
+    weight, best = _highest(quality, taste_weights)
+    slope = relative * weight
+    combined_BJ = shares_BJ + slope * scores_BJ
     # The gain along the chosen direction, by least squares over all pairs.
     gain = float(combined_BJ[wanted_BJ].sum()) / max(
         float(np.vdot(combined_BJ, combined_BJ)), _TINY
@@ -255,9 +258,23 @@ def _fit_one(
     return TasteFit(
         half_life_s=half_life_s,
         item_gain=gain,
-        taste_gain=gain * slopes[best],
-        ndcg=float(quality[best]),
+        taste_gain=gain * slope,
+        ndcg=best,
     )
+
+
+def _highest(quality: Callable[[float], float], points: Sequence[float]) -> tuple[float, float]:
+    """Return the best of the points and its quality: every other point, then the best's neighbours.
+
+    Exact where the quality has one peak, to the grid.
+    """
+    found = {number: quality(points[number]) for number in range(0, len(points), 2)}
+    first = max(found, key=lambda number: found[number])
+    for number in (first - 1, first + 1):
+        if 0 <= number < len(points):
+            found[number] = quality(points[number])
+    best = max(found, key=lambda number: found[number])
+    return points[best], found[best]
 
 
 def ndcg(scores_BJ: npt.NDArray[np.floating], wanted_BJ: npt.NDArray[np.bool_]) -> float:

@@ -31,7 +31,15 @@ from rove.catalogue import Item
 from rove.config import Config
 from rove.deciding import Choice
 from rove.errors import Conflict, InvalidInput, NotFound, RoveError, shown
-from rove.events import Decision, Interaction, Outcome, RankRequest, check_id, check_interaction
+from rove.events import (
+    Decision,
+    Interaction,
+    Outcome,
+    RankRequest,
+    Status,
+    check_id,
+    check_interaction,
+)
 from rove.learning import learn
 from rove.ledger.items import ItemStore
 from rove.ledger.ledger import Ledger, StoredInteraction
@@ -433,7 +441,7 @@ def _same(decision: Decision | None, digest: str, event_id: str) -> Decision | R
 
 def _outcome(
     interaction: Interaction,
-    status: StoredStatus | str,
+    status: Status,
     reason: str | None = None,
 ) -> Outcome:
     return Outcome(interaction_id=interaction.interaction_id, status=status, reason=reason)

@@ -107,12 +107,11 @@ class RewardModel:
     @classmethod
     def from_tensors(cls, tensors: dict[str, Any]) -> RewardModel:
         """Undo `tensors`."""
-        return cls(
-            **{
-                name: float(value) if np.ndim(value) == 0 else np.asarray(value)
-                for name, value in tensors.items()
-            }
-        )
+        values: dict[str, Any] = {
+            name: float(value) if np.ndim(value) == 0 else np.asarray(value)
+            for name, value in tensors.items()
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

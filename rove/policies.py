@@ -44,20 +44,24 @@ class Policy(Protocol):
 
 def policy_of(section: PolicySection) -> Policy:
     """Return the policy that a configuration describes."""
+    policy = _unfloored(section)
+    return Floored(policy, section.floor) if section.floor else policy
+
+
+def _unfloored(section: PolicySection) -> Policy:
     match section.kind:
         case "greedy":
-            policy: Policy = Greedy()
+            return Greedy()
         case "epsilon_greedy":
-            policy = Floored(Greedy(), section.epsilon)
+            return Floored(Greedy(), section.epsilon)
         case "softmax":
-            policy = Softmax(section.temperature)
+            return Softmax(section.temperature)
         case "ucb":
-            policy = UpperConfidenceBound(section.strength)
+            return UpperConfidenceBound(section.strength)
         case "thompson":
-            policy = Thompson(section.strength, section.num_draws)
+            return Thompson(section.strength, section.num_draws)
         case "igw":
-            policy = InverseGapWeighting(section.gamma)
-    return Floored(policy, section.floor) if section.floor else policy
+            return InverseGapWeighting(section.gamma)
 
 
 class _Best:
@@ -121,7 +125,7 @@ class _Softmax:
     def distribution(self, open_BS: Open) -> Probabilities:
         logit_BS = np.where(open_BS, self._logit_BS, -np.inf)
         weight_BS = np.exp(logit_BS - logit_BS.max(1, keepdims=True))
-        return weight_BS / weight_BS.sum(1, keepdims=True)
+        return np.asarray(weight_BS / weight_BS.sum(1, keepdims=True))
 
 
 class InverseGapWeighting:
@@ -153,7 +157,7 @@ class _InverseGap:
         probability_BS = 1.0 / (num_open_B[:, None] + self._gamma * gap_BS)
         probability_BS[rows, best_B] = 0.0
         probability_BS[rows, best_B] = 1.0 - probability_BS.sum(1)
-        return probability_BS
+        return np.asarray(probability_BS)
 
 
 class Thompson:
@@ -192,7 +196,7 @@ class _Winners:
         winner_BM = self._draw_BMS.argmax(2)
         winner_BM += np.arange(num_requests)[:, None] * num_candidates
         wins = np.bincount(winner_BM.ravel(), minlength=num_requests * num_candidates)
-        return wins.reshape(num_requests, num_candidates) / num_draws
+        return np.asarray(wins.reshape(num_requests, num_candidates) / num_draws)
 
 
 class Floored:
@@ -215,4 +219,5 @@ class _Floored:
 
     def distribution(self, open_BS: Open) -> Probabilities:
         uniform_BS = open_BS / open_BS.sum(1, keepdims=True)
-        return (1.0 - self._share) * self._chooser.distribution(open_BS) + self._share * uniform_BS
+        chosen_BS = self._chooser.distribution(open_BS)
+        return np.asarray((1.0 - self._share) * chosen_BS + self._share * uniform_BS)

@@ -225,7 +225,7 @@ def memory_mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
             if header_size > path.stat().st_size:
                 raise ReleaseError(f"{path}: the header is longer than the file; it was cut off")
             header = json.loads(file.read(header_size))
-        pages = np.memmap(path, np.uint8, "r", offset=8 + header_size)
+        pages = np.memmap(path, np.uint8, "r", offset=8 + header_size).view(np.ndarray)
         header.pop("__metadata__", None)
         return {
             name: pages[slice(*entry["data_offsets"])]

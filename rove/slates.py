@@ -72,4 +72,5 @@ def sample(
     """Return the candidate at which the cumulative probability passes the coin in [0, 1)."""
     cumulative_BS = probability_BS.cumsum(1)
     # Against rounding, the coin is a share of the row's own total: it always falls inside.
-    return (cumulative_BS > (coin_B * cumulative_BS[:, -1])[:, None]).argmax(1)
+    passed_BS = cumulative_BS > (coin_B * cumulative_BS[:, -1])[:, None]
+    return np.asarray(passed_BS.argmax(1))

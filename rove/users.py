@@ -164,7 +164,8 @@ def taste_of(
     noise_m = noise_variance * np.exp2(np.maximum(age_m, 0.0) / half_life_s)
     reward_m = np.array([trial.reward for trial in user.trials])
     cross_mD = x_mD @ posterior.covariance_DD
-    gain_Dm = np.linalg.solve(cross_mD @ x_mD.T + np.diag(noise_m), cross_mD).T
+    gain_mD = np.linalg.solve(cross_mD @ x_mD.T + np.diag(noise_m), cross_mD)
+    gain_Dm: Array = np.asarray(gain_mD.T, np.float64)
     covariance_DD = posterior.covariance_DD - gain_Dm @ cross_mD
     return Taste(
         mean_D=mean_D + gain_Dm @ (reward_m - x_mD @ mean_D),

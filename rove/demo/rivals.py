@@ -1,7 +1,8 @@
 """The baselines on the demo's invoices, in exact order of time.
 
 They see every purchase before the request, where Rove over HTTP may miss those of the few invoices
-in flight: the small advantage is theirs.
+in flight: the small advantage is theirs. Live popularity decays with a half-life of 7 days; ALS and
+EASE follow every user's purchases through the replay.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from rove.demo.split import Shop
 from rove.errors import InvalidInput
 
 RANDOM = "random"
-POPULARITY = "popularity, last 28 days"
-LIVE_POPULARITY = "live popularity, half-life 7 days"
-ALS = "implicit ALS, live profiles"
-EASE = "EASE, live profiles"
+POPULARITY = "popularity, 28 days"
+LIVE_POPULARITY = "live popularity"
+ALS = "implicit ALS"
+EASE = "EASE"
 BLEND = "EASE + live popularity"
 
 
