@@ -185,9 +185,12 @@ class ServingSection(Section):
     shard_cpus: NonNegative = 0.1
     gateway_cpus: NonNegative = 0.1
     encoder_cpus: NonNegative = 0.1
+    learner_cpus: NonNegative = 0.1
     encoder_gpus: NonNegative = 0.0
     sync_interval_s: Positive = 1.0
     """How often shards exchange item statistics and catalogue changes through the store."""
+    refit_interactions: Annotated[int, Field(ge=1)] | None = 5000
+    """The model is learnt anew from the ledger after so many new interactions; null: never."""
     user_cache_mb: Positive = 256.0
     """Memory bound of one shard's cache of user posteriors."""
     max_batch: Annotated[int, Field(ge=1)] = 64

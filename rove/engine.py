@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import structs
 
-from rove.behaviour import Behaviour
 from rove.catalogue import Item
 from rove.config import Config
 from rove.deciding import Choice
@@ -40,12 +39,12 @@ from rove.events import (
     check_id,
     check_interaction,
 )
-from rove.learning import learn
 from rove.ledger.items import ItemStore
 from rove.ledger.ledger import Ledger, StoredInteraction
 from rove.ledger.records import StoredStatus
 from rove.records import DecisionRecord, Erasure, ItemTaste, UserProfile
-from rove.release import Release, current, latest, promote, write
+from rove.refit import refit
+from rove.release import Release, current, latest
 from rove.rewards import RewardMap
 from rove.users import Observation
 from rove.view import View
@@ -250,26 +249,9 @@ class Engine:
     def refit(self) -> str:
         """Learn a release from the ledger of all shards, put it into service, return its id.
 
-        Half-lives and gains stay those of the release in service; the language model is not used.
+        See `rove.refit`.
         """
-        view = self.view
-        items, rows = view.index.items()
-        embeddings_JE = view.index.embeddings(rows)
-        row_of = {item.item_id: row for row, item in enumerate(items)}
-        behaviour = Behaviour.from_batches(self._ledger.all_interactions(), row_of)
-        learned = learn(
-            behaviour, embeddings_JE, self._config.training, calibrated=view.release.model
-        )
-        folder = write(
-            self._config.releases.path,
-            learned,
-            items,
-            embeddings_JE,
-            encoder=view.release.encoder,
-            encoder_folder=view.release.encoder_folder,
-            metrics={"refit_of": view.release.id},
-        )
-        promote(self._config.releases.path, folder.name)
+        folder = refit(self._config, self._store)
         self.view = View(self._config, Release.open(folder), self._ledger, self._store)
         return self.release_id
 

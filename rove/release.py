@@ -50,7 +50,16 @@ _ITEM_SCHEMA = pa.schema(
         ("tags", pa.list_(pa.string())),
     ]
 )
-_KEYS = ("schema_version", "id", "created_at", "encoder", "as_of_s", "metrics", "parameters")
+_KEYS = (
+    "schema_version",
+    "id",
+    "created_at",
+    "encoder",
+    "as_of_s",
+    "watermark",
+    "metrics",
+    "parameters",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +72,9 @@ class Release:
     encoder: str
     """Digest of the language model that made the embeddings (`rove.encoder.Encoder.name`)."""
     as_of_s: float
-    """Watermark: time of the latest interaction it was learnt from."""
+    """Time of the latest interaction it was learnt from."""
+    watermark: dict[int, int]
+    """Per shard, the number of the latest interaction it was learnt from; empty if from files."""
     metrics: dict[str, Any]
     model: RewardModel
     items: ItemFeatures
@@ -113,6 +124,7 @@ class Release:
             created_at=described["created_at"],
             encoder=described["encoder"],
             as_of_s=described["as_of_s"],
+            watermark=described["watermark"],
             metrics=described["metrics"],
             model=RewardModel.from_tensors({name: tensors[name] for name in parameters}),
             items=ItemFeatures(
@@ -138,6 +150,7 @@ def write(
     encoder: str,
     encoder_folder: Path,
     metrics: Mapping[str, Any],
+    watermark: Mapping[int, int] | None = None,
 ) -> Path:
     """Write a release into the folder `releases` and return its own folder; it is not promoted."""
     parameters = learned.model.tensors()
@@ -159,6 +172,7 @@ def write(
         "num_items": len(items),
         "num_factors": learned.model.num_factors,
         "as_of_s": learned.as_of_s,
+        "watermark": dict(watermark or {}),
         "metrics": {**learned.calibration, **metrics},
         "parameters": sorted(parameters),
     }
@@ -194,6 +208,23 @@ def promote(releases: Path, release_id: str) -> None:
     _sync_to_disk(draft)
     draft.replace(releases / CURRENT)
     _sync_to_disk(releases)
+
+
+def prune(releases: Path, keep: int) -> list[str]:
+    """Remove all but the latest `keep` refits, never the one in service; return their ids.
+
+    Releases that were not made by a refit stay.
+    """
+    in_service = current(releases).name
+    refits = [
+        folder
+        for folder in sorted(releases.glob("[0-9]*"))
+        if folder.name != in_service and "refit_of" in _described(folder)["metrics"]
+    ]
+    old = refits[: max(0, len(refits) - keep)]
+    for folder in old:
+        shutil.rmtree(folder, ignore_errors=True)
+    return [folder.name for folder in old]
 
 
 def current(releases: Path) -> Path:

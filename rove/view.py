@@ -106,7 +106,12 @@ class View:
         """Count what this shard saw between the release's watermark and its coming into service."""
         if self.sums.has_own:
             return
-        since = self._ledger.rewards_since(self.release.as_of_s)
+        mark = self.release.watermark.get(self._ledger.shard)
+        since = (
+            self._ledger.rewards_since(time_s=self.release.as_of_s)
+            if mark is None
+            else self._ledger.rewards_since(sequence=mark)
+        )
         latest_s = float(since.timestamps.max(initial=self.release.as_of_s))
         amounts = self.means.decayed(since.rewards, since.timestamps)
         statistics = self.sums.prepare(since.item_ids, amounts, latest_s)

@@ -1,8 +1,8 @@
-"""The applications Serve runs: one per shard, the gateway, the encoder.
+"""The applications Serve runs: one per shard, the gateway, the encoder, the learner.
 
-`shard`, `gateway` and `encoder` are application builders: a Serve configuration file names them in
-`import_path` and gives the Rove configuration's path in `args` (`cluster/serve.yaml`). `rove serve`
-deploys the same applications.
+`shard`, `gateway`, `encoder` and `learner` are application builders: a Serve configuration file
+names them in `import_path` and gives the Rove configuration's path in `args`
+(`cluster/serve.yaml`). `rove serve` deploys the same applications.
 
 The configuration travels to the replicas as plain data, with absolute paths.
 """
@@ -22,6 +22,8 @@ from serving.encoder import APP_NAME as ENCODER_APP
 from serving.encoder import TextEncoder
 from serving.gateway import APP_NAME as GATEWAY_APP
 from serving.gateway import Gateway
+from serving.learner import APP_NAME as LEARNER_APP
+from serving.learner import Learner
 from serving.routing import shard_app, shard_path
 from serving.shard import BanditShard
 
@@ -69,6 +71,11 @@ def encoder(args: AppArguments) -> Application:
     return encoder_application(Config.load(args.config, args.overrides))
 
 
+def learner(args: AppArguments) -> Application:
+    """Build the learner's application."""
+    return learner_application(Config.load(args.config, args.overrides))
+
+
 def shard_application(config: Config, shard: int) -> Application:
     """Return the application that owns the users of `shard`: one replica, one writer."""
     serving = config.serving
@@ -109,6 +116,19 @@ def encoder_application(config: Config) -> Application:
     ).bind(portable(config))
 
 
+def learner_application(config: Config) -> Application:
+    """Return the learner's application: one replica, at most one refit at a time."""
+    return Learner.options(
+        num_replicas=1,
+        graceful_shutdown_timeout_s=_STOP_S,
+        logging_config=_QUIET,
+        ray_actor_options={
+            "num_cpus": config.serving.learner_cpus,
+            "runtime_env": {"env_vars": _ONE_THREAD},
+        },
+    ).bind(portable(config))
+
+
 def targets(config: Config) -> Sequence[RunTarget]:
     """Return everything `rove serve` runs."""
     shards = [
@@ -118,6 +138,7 @@ def targets(config: Config) -> Sequence[RunTarget]:
     return [
         *shards,
         RunTarget(encoder_application(config), ENCODER_APP, None),
+        RunTarget(learner_application(config), LEARNER_APP, None),
         RunTarget(gateway_application(config), GATEWAY_APP, "/"),
     ]
 

@@ -43,7 +43,6 @@ class Served(Struct, frozen=True, kw_only=True):
 
 def serve_until_stopped(config: Config, address: str | None) -> int:
     """Serve until SIGINT or SIGTERM; return the exit status."""
-    latest(config.releases.path)  # say what is wrong with it before anything is started
     stopped = threading.Event()
     with running(config, address) as served:
         with _signals(stopped):
@@ -57,6 +56,7 @@ def serve_until_stopped(config: Config, address: str | None) -> int:
 def running(config: Config, address: str | None = None) -> Iterator[Served]:
     """Run the applications, ready, for the time of the block; the value says where."""
     serving = config.serving
+    latest(config.releases.path)  # say what is wrong with it before anything is started
     if address is None:
         context = ray.init(
             address="local",
@@ -115,6 +115,7 @@ def _cpus(config: Config) -> float:
         serving.shards * serving.shard_cpus
         + serving.gateway_replicas * serving.gateway_cpus
         + serving.encoder_replicas * serving.encoder_cpus
+        + serving.learner_cpus
     )
 
 

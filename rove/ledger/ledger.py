@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -70,9 +72,13 @@ _select_history = (
     .where(interactions.c.user_id == bindparam("user_id"))
     .order_by(interactions.c.timestamp, interactions.c.sequence)
 )
-_select_since = select(
+_select_rewards = select(
     interactions.c.item_id, interactions.c.reward, interactions.c.timestamp
-).where(interactions.c.timestamp > bindparam("since"), interactions.c.reward > 0.0)
+).where(
+    interactions.c.reward > 0.0,
+    interactions.c.sequence > bindparam("sequence"),
+    interactions.c.timestamp > bindparam("time_s"),
+)
 _select_answers = (
     select(interactions)
     .where(interactions.c.event_id == bindparam("event_id"))
@@ -174,11 +180,11 @@ class Ledger:
             types=list(types),
         )
 
-    def rewards_since(self, since_s: float) -> Rewards:
-        """Return this shard's positive rewards that are later than a time."""
+    def rewards_since(self, *, sequence: int = 0, time_s: float = -math.inf) -> Rewards:
+        """Return this shard's positive rewards after a number of `watermark` and after a time."""
+        parameters = {"sequence": sequence, "time_s": max(time_s, -sys.float_info.max)}
         with store_errors(self._database.path):
-            parameters = {"since": since_s}
-            rows = self._database.connection.execute(_select_since, parameters).all()
+            rows = self._database.connection.execute(_select_rewards, parameters).all()
         item_ids, rewards, timestamps = zip(*rows, strict=True) if rows else ((),) * 3
         return Rewards(
             item_ids=list(item_ids), rewards=_floats(rewards), timestamps=_floats(timestamps)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 
 from rove.config import StoreSection
 from rove.ledger.schema import interactions, ledger_meta
@@ -25,40 +26,75 @@ SCHEMA = pa.schema(
     ]
 )
 _NUM_ROWS = 65_536
+_EVERYTHING = 2**62
 
 _select = (
     select(interactions.c.sequence, *(interactions.c[name] for name in SCHEMA.names))
-    .where(interactions.c.sequence > bindparam("after"))
+    .where(
+        interactions.c.sequence > bindparam("after"),
+        interactions.c.sequence <= bindparam("until"),
+    )
     .order_by(interactions.c.sequence)
     .limit(_NUM_ROWS)
 )
 
 
-def all_interactions(store: StoreSection) -> Iterator[pa.RecordBatch]:
+_select_last = select(func.max(interactions.c.sequence))
+
+
+def all_interactions(
+    store: StoreSection, until: Mapping[int, int] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Yield the interactions of every shard there is, shard by shard in the order of arrival.
 
-    Each batch is one short read, so neither writers nor an erasure wait for a slow consumer.
+    With `until`, a `watermark`, only those up to it. Each batch is one short read, so neither
+    writers nor an erasure wait for a slow consumer.
     """
+    for path in _paths(store):
+        with _opened(path, store) as (database, shard):
+            if database is not None:
+                last = _EVERYTHING if until is None else until.get(shard, 0)
+                yield from _rows(database, last)
+
+
+def watermark(store: StoreSection) -> dict[int, int]:
+    """Return the number of the latest interaction of every shard that has one."""
+    marks: dict[int, int] = {}
+    for path in _paths(store):
+        with _opened(path, store) as (database, shard):
+            if database is not None:
+                with store_errors(path):
+                    last = database.connection.execute(_select_last).scalar()
+                if last is not None:
+                    marks[shard] = last
+    return marks
+
+
+def _paths(store: StoreSection) -> list[Path]:
     paths = folder_of(store).glob("shard-*.sqlite")
-    for path in sorted(paths, key=lambda path: (len(path.name), path.name)):
-        yield from _of_shard(path, store)
+    return sorted(paths, key=lambda path: (len(path.name), path.name))
 
 
-def _of_shard(path: Path, store: StoreSection) -> Iterator[pa.RecordBatch]:
+@contextmanager
+def _opened(path: Path, store: StoreSection) -> Iterator[tuple[Database | None, int]]:
+    """Open a shard's file for reading; the database is None while it has no tables."""
     database = Database(path, store, "read")
     try:
         found = read_meta(database, ledger_meta)
-        if not found:
-            return
-        check_schema(path, found)
-        after = 0
-        while True:
-            with store_errors(path):
-                rows = database.connection.execute(_select, {"after": after}).all()
-            if not rows:
-                return
-            sequences, *columns = zip(*rows, strict=True)
-            after = sequences[-1]
-            yield pa.record_batch(columns, schema=SCHEMA)
+        if found:
+            check_schema(path, found)
+        yield (database, int(found["shard"])) if found else (None, -1)
     finally:
         database.close()
+
+
+def _rows(database: Database, last: int) -> Iterator[pa.RecordBatch]:
+    after = 0
+    while True:
+        with store_errors(database.path):
+            rows = database.connection.execute(_select, {"after": after, "until": last}).all()
+        if not rows:
+            return
+        sequences, *columns = zip(*rows, strict=True)
+        after = sequences[-1]
+        yield pa.record_batch(columns, schema=SCHEMA)

@@ -81,6 +81,8 @@ interactions = Table(
     Column("status", String, nullable=False),
     Column("received_at", Double, nullable=False),
     Index("interactions_by_user", "user_id"),
+    # A number is never given twice, also after an erasure: releases remember the last they saw.
+    sqlite_autoincrement=True,
 )
 # Most interactions answer no decision; they stay out of this index.
 Index(
