@@ -1,7 +1,7 @@
 """The items that can be shown now: a release's items with the changes since.
 
 - A row number means one version of one item for as long as the index lives. A changed item gets a
-  new row, which keeps what behaviour has taught about the old one.
+  new row, which keeps what behaviour has taught about the old one; so does one that comes back.
 - The release's rows stay memory-mapped; only changed and added items take memory here.
 """
 
@@ -46,6 +46,8 @@ class ItemIndex:
         self._release = release
         self.ids = release.catalogue["item_id"].to_pylist()
         self._row_of = {item_id: row for row, item_id in enumerate(self.ids)}
+        self._gone: dict[str, int] = {}
+        self._trained_J = np.array(release.items.trained_J)
         self.active = np.ones(len(self.ids), bool)
         self._added_items: list[Item] = []
         width, size = release.items.features_JD.shape[1], release.embeddings_JE.shape[1]
@@ -77,6 +79,10 @@ class ItemIndex:
     def row(self, item_id: str) -> int | None:
         """Return the row of an item that can be shown, else None."""
         return self._row_of.get(item_id)
+
+    def last_row(self, item_id: str) -> int:
+        """Return the row that an item has or had when it was deleted, else -1."""
+        return self._row_of.get(item_id, self._gone.get(item_id, -1))
 
     def rows_of(self, item_ids: Sequence[str]) -> Rows:
         """Return the rows of items, each once; `InvalidInput` names those that do not exist."""
@@ -138,13 +144,16 @@ class ItemIndex:
             and change.encoder == self._release.encoder
             and not self._is_known(change.item)
         ]
-        replaced = np.array([self._row_of.get(change.item_id, -1) for change in kept], np.intp)
-        gone = [
-            row
+        replaced = np.array([self.last_row(change.item_id) for change in kept], np.intp)
+        for change in kept:
+            self._gone.pop(change.item_id, None)
+        gone = {
+            i: self._row_of.pop(i)
             for i, change in latest.items()
-            if change.item is None and (row := self._row_of.pop(i, None)) is not None
-        ]
-        self.active[[*gone, *(row for row in replaced.tolist() if row >= 0)]] = False
+            if change.item is None and i in self._row_of
+        }
+        self._gone.update(gone)
+        self.active[[*gone.values(), *(row for row in replaced.tolist() if row >= 0)]] = False
         added = self._append(kept, replaced)
         self._by_category.clear()
         return Added(features=added, replaced=replaced)
@@ -154,7 +163,7 @@ class ItemIndex:
         vectors = [change.vector for change in changes if change.vector is not None]
         embeddings = np.stack(vectors) if vectors else np.zeros((0, size), np.float32)
         features = self._release.model.read(embeddings)
-        self._keep_learned(features.features_JD, replaced)
+        self._keep_learned(features, replaced)
         for offset, change in enumerate(changes):
             assert change.item is not None
             self._row_of[change.item_id] = len(self.ids) + offset
@@ -165,13 +174,14 @@ class ItemIndex:
         self._added_embeddings = np.concatenate([self._added_embeddings, embeddings])
         return features
 
-    def _keep_learned(self, features_nD: Vectors, replaced: Rows) -> None:
+    def _keep_learned(self, features: ItemFeatures, replaced: Rows) -> None:
         """Give changed items the learned factors that behaviour has taught about them."""
-        trained_J = self._release.items.trained_J
-        known = (replaced >= 0) & (replaced < len(trained_J))
-        known[known] = trained_J[replaced[known]]
+        known = replaced >= 0
+        known[known] = self._trained_J[replaced[known]]
         num_text = self._release.model.text_components_EF.shape[1]
-        features_nD[known, num_text:] = self.features(replaced[known])[:, num_text:]
+        features.features_JD[known, num_text:] = self.features(replaced[known])[:, num_text:]
+        features.trained_J[known] = True
+        self._trained_J = np.concatenate([self._trained_J, features.trained_J])
 
     def _is_known(self, item: Item) -> bool:
         row = self._row_of.get(item.item_id)

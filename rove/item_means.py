@@ -23,6 +23,7 @@ Rows = npt.NDArray[np.intp] | Sequence[int]
 
 _MAX_EXPONENT = 200.0
 """Half-lives after which the reference time moves on: 2^200 is far from overflow."""
+_TINY = 2.0**-1000
 
 
 class ItemMeans:
@@ -74,10 +75,19 @@ class ItemMeans:
         return rewards * np.exp2((timestamps - self.reference_s) / self.half_life_s)
 
     def add(self, rows: Rows, amounts: Floats, latest_s: float) -> None:
-        """Add amounts (n,), as of `reference_s`; `latest_s` is the time of the latest event."""
-        np.add.at(self.sums_J, rows, amounts)
+        """Add amounts (n,), as of `reference_s`; `latest_s` is the time of the latest event.
+
+        What items without a row (-1) earned counts in the total.
+        """
+        rows = np.asarray(rows, np.intp)
+        known = rows >= 0
+        np.add.at(self.sums_J, rows[known], amounts[known])
         self._total += float(np.sum(amounts))
         self.latest_s = max(self.latest_s, latest_s)
+
+    def place(self, rows: Rows, amounts: Floats) -> None:
+        """Give items that have got a row what was added for them before."""
+        np.add.at(self.sums_J, rows, amounts)
 
     def move(self, source: Rows, target: Rows) -> None:
         """Give the sums of items to those that take their place."""
@@ -93,7 +103,7 @@ class ItemMeans:
 
         Variance of a Dirichlet's component: share (1 - share) / (n + a + 1).
         """
-        now = self.scale_at(self.latest_s)
+        now = max(self.scale_at(self.latest_s), _TINY)
         prior = self.pseudo_count * now
         mean = (self.sums_J[rows] + prior * self.promise_J[rows]) / (self._total + prior)
         num_rewards = (self._total + prior) / now
@@ -101,7 +111,7 @@ class ItemMeans:
 
     def _make_room(self, time_s: float) -> None:
         if (time_s - self.reference_s) / self.half_life_s > _MAX_EXPONENT:
-            shrink = 1.0 / self.scale_at(time_s)
+            shrink = float(np.exp2((self.reference_s - time_s) / self.half_life_s))
             self.sums_J *= shrink
             self._total *= shrink
             self.reference_s = time_s

@@ -64,13 +64,15 @@ class SharedSums:
     def commit(self, item_ids: Sequence[str], amounts: Floats, latest_s: float) -> None:
         """Apply what `prepare` was asked about, once it is in the ledger."""
         sums = self._at_reference(None)
-        rows = [self._index.row(item_id) for item_id in item_ids]
         for item_id, amount in zip(item_ids, amounts.tolist(), strict=True):
             sums[item_id] = sums.get(item_id, 0.0) + amount
-        known = [number for number, row in enumerate(rows) if row is not None]
-        self._means.add(
-            np.array([rows[number] for number in known], np.intp), amounts[known], latest_s
-        )
+        self._means.add(self._rows(item_ids), amounts, latest_s)
+
+    def place(self, item_ids: Sequence[str], rows: Rows) -> None:
+        """Give items that have got their first row what was counted for them before."""
+        every = [self._at_reference(shard) for shard in list(self._sums)]
+        amounts = [sum(sums.get(item_id, 0.0) for sums in every) for item_id in item_ids]
+        self._means.place(rows, np.array(amounts, np.float64))
 
     def _replace(self, shard: int | None, statistics: Statistics) -> None:
         if len(statistics) == 0:
@@ -78,14 +80,12 @@ class SharedSums:
         latest_s = float(statistics.as_of.max())
         values = self._means.decayed(statistics.total, statistics.as_of)
         sums = self._at_reference(shard)
-        rows, changes = [], []
-        for item_id, value in zip(statistics.item_ids, values.tolist(), strict=True):
-            row = self._index.row(item_id)
-            if row is not None:
-                rows.append(row)
-                changes.append(value - sums.get(item_id, 0.0))
-                sums[item_id] = value
-        self._means.add(np.array(rows, np.intp), np.array(changes), latest_s)
+        before = np.array([sums.get(item_id, 0.0) for item_id in statistics.item_ids])
+        sums.update(zip(statistics.item_ids, values.tolist(), strict=True))
+        self._means.add(self._rows(statistics.item_ids), values - before, latest_s)
+
+    def _rows(self, item_ids: Sequence[str]) -> Rows:
+        return np.array([self._index.last_row(item_id) for item_id in item_ids], np.intp)
 
     def _at_reference(self, shard: int | None) -> dict[str, float]:
         """Return a shard's sums by item, expressed at the means' reference time."""

@@ -47,8 +47,8 @@ class View:
         self.decider = Decider(config.policy, self.index, self.scorer)
         max_bytes = int(config.serving.user_cache_mb * _MEGABYTE)
         self.users = UserCache(max_bytes, self.build_user)
-        self._take_catalogue_changes()
         self.sums = SharedSums(self.means, self.index, ledger.statistics(release.id))
+        self._take_catalogue_changes()
         self._catch_up()
         self.sync()
 
@@ -99,6 +99,8 @@ class View:
         replaced = added.replaced >= 0
         rows = np.arange(len(self.means) - len(replaced), len(self.means))
         self.means.move(added.replaced[replaced], rows[replaced])
+        new = rows[~replaced]
+        self.sums.place([self.index.ids[row] for row in new.tolist()], new)
         # Views hold row numbers: those of changed and removed items are out of date.
         self.users.clear()
 
@@ -106,7 +108,8 @@ class View:
         """Count what this shard saw between the release's watermark and its coming into service."""
         if self.sums.has_own:
             return
-        mark = self.release.watermark.get(self._ledger.shard)
+        watermark = self.release.watermark
+        mark = watermark.get(self._ledger.shard, 0 if watermark else None)
         since = (
             self._ledger.rewards_since(time_s=self.release.as_of_s)
             if mark is None
