@@ -32,6 +32,8 @@ TASTE_WEIGHTS = tuple(float(weight) for weight in np.geomspace(0.05, 20.0, 13))
 """Taste beside the item mean, both scaled to unit mean square."""
 CUTOFF = 10
 MAX_VISITS = 3000
+MIN_VISITS = 20
+"""Fewer held-out visits say nothing about gains: both terms then count as they are, in rewards."""
 MAX_CELLS = 30_000_000
 """Visits times items scored at once: 120 MB a matrix; larger catalogues use fewer visits."""
 _TINY = 1e-300
@@ -226,6 +228,9 @@ def fit_taste(
     taste_weights: Sequence[float] = TASTE_WEIGHTS,
 ) -> TasteFit:
     """Choose among (half-life, taste) and the weight of taste beside the item mean."""
+    if len(held_out.visits) < MIN_VISITS:
+        half_life_s, _ = tastes[len(tastes) // 2]
+        return TasteFit(half_life_s=half_life_s, item_gain=1.0, taste_gain=1.0, ndcg=0.0)
     fits = [_fit_one(held_out, half_life_s, taste, taste_weights) for half_life_s, taste in tastes]
     return max(fits, key=lambda fit: fit.ndcg)
 
@@ -241,7 +246,9 @@ def _fit_one(
     wanted_BJ = np.zeros(seen_BJ.shape, bool)
     for one, visit in enumerate(held_out.visits):
         wanted_BJ[one, visit.new_items] = True
-    relative = _root_mean_square(shares_BJ) / max(_root_mean_square(scores_BJ), _TINY)
+    size, taste_size = _root_mean_square(shares_BJ), _root_mean_square(scores_BJ)
+    # What is nothing but rounding is not blown up.
+    relative = size / taste_size if taste_size > 1e-6 * size else 1.0
 
     def quality(weight: float) -> float:
         combined_BJ = shares_BJ + relative * weight * scores_BJ
@@ -255,6 +262,8 @@ def _fit_one(
     gain = float(combined_BJ[wanted_BJ].sum()) / max(
         float(np.vdot(combined_BJ, combined_BJ)), _TINY
     )
+    if gain <= 0.0:
+        gain = 1.0  # the order of the items is what was chosen; the scale is only a unit
     return TasteFit(
         half_life_s=half_life_s,
         item_gain=gain,
