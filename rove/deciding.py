@@ -103,8 +103,13 @@ class Decider:
         batch = [candidates for _, candidates in found]
         chosen = self._fill(batch, [seeds[number] for number, _ in found], part)
         for (number, candidates), slots in zip(found, chosen, strict=True):
+            try:
+                filled = self._with_baseline(slots, candidates.request, part, candidates.taste)
+            except RoveError as error:
+                results[number] = error
+                continue
             results[number] = Choice(
-                slots=self._with_baseline(slots, candidates.request, part, candidates.taste),
+                slots=filled,
                 seed=seeds[number],
                 num_candidates=candidates.num_candidates,
                 candidates_digest=candidates.digest,
@@ -142,7 +147,8 @@ class Decider:
             mean_n, num_open = self._scorer.means(part, taste, rows), len(rows)
             size = max(self._section.shortlist, 2 * request.k)
             if num_open > size:
-                top = np.argpartition(-self._optimistic(mean_n, part, user, rows), size)[:size]
+                index_n = -self._optimistic(mean_n, part, user, rows)
+                top = np.sort(np.argpartition(index_n, size)[:size])
                 rows, mean_n = rows[top], mean_n[top]
             digest = blake2b(np.sort(wanted).tobytes(), digest_size=8).hexdigest()
         num_slots = min(request.k, num_open)
@@ -177,6 +183,8 @@ class Decider:
         if candidates.category is not None:
             return self._index.rows_of_category(candidates.category)
         assert candidates.query is not None
+        if candidates.query not in query_vectors:
+            raise InvalidInput("candidates.query needs the encoder's vector of its text")
         return self._index.nearest(query_vectors[candidates.query])
 
     def _closed(self, request: RankRequest, user: User) -> Rows:
@@ -200,7 +208,8 @@ class Decider:
         else:
             index_J = self._optimistic(mean_J, part, user, slice(None))
             index_J = np.where(open_J, index_J, -np.inf)
-            rows = np.argpartition(index_J, len(index_J) - size)[-size:]
+            # In order of rows: random numbers are dealt out by position.
+            rows = np.sort(np.argpartition(index_J, len(index_J) - size)[-size:])
         return rows, mean_J[rows], num_open
 
     def _optimistic(
@@ -215,27 +224,27 @@ class Decider:
     def _fill(
         self, batch: Sequence[_Candidates], seeds: Sequence[int], part: ItemPart
     ) -> list[list[Slot]]:
-        """Fill the slates of requests with as many slots together."""
+        """Fill the slates of requests with as many slots and candidates together.
+
+        No padding: how many random numbers a request uses must not depend on the others.
+        """
         slates: list[list[Slot]] = [[] for _ in batch]
-        for num_slots in {candidates.num_slots for candidates in batch} - {0}:
-            same = [n for n, candidates in enumerate(batch) if candidates.num_slots == num_slots]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for number, candidates in enumerate(batch):
+            if candidates.num_slots:
+                shape = candidates.num_slots, len(candidates.rows)
+                groups.setdefault(shape, []).append(number)
+        for (num_slots, _), same in groups.items():
             group = [batch[number] for number in same]
-            width = max(len(candidates.rows) for candidates in group)
-            mean_BS = np.zeros((len(group), width), np.float32)
-            deviation_BS = np.zeros((len(group), width), np.float32)
-            open_BS = np.zeros((len(group), width), bool)
-            for one, candidates in enumerate(group):
-                n = len(candidates.rows)
-                mean_BS[one, :n] = candidates.mean_n
-                deviation_BS[one, :n] = self._scorer.deviations(
-                    part, candidates.user, candidates.taste, candidates.rows
-                )
-                open_BS[one, :n] = True
+            mean_BS = np.stack([candidates.mean_n for candidates in group])
+            deviation_BS = np.stack(
+                [self._scorer.deviations(part, one.user, one.taste, one.rows) for one in group]
+            )
             filled = fill(
                 self._policy,
                 mean_BS,
                 deviation_BS,
-                open_BS,
+                np.ones(mean_BS.shape, bool),
                 num_slots,
                 [np.random.Generator(np.random.PCG64(seeds[number])) for number in same],
                 max_explore_slots=self._section.max_explore_slots,

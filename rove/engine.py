@@ -6,7 +6,7 @@
 
 - What a call returns has been committed; if the commit fails, no view has changed.
 - `rank` sees every interaction that `observe` has returned for.
-- Learning follows event time: the time of a decision is that of the latest event seen, so history
+- Learning follows event time: the time of a decision is that of the latest reward seen, so history
   can be replayed and a quiet night forgets nothing. Deadlines follow the clock.
 - Single-threaded: one caller at a time.
 """
@@ -46,7 +46,7 @@ from rove.records import DecisionRecord, Erasure, ItemTaste, UserProfile
 from rove.refit import refit
 from rove.release import Release, current, latest
 from rove.rewards import RewardMap
-from rove.users import Observation
+from rove.users import Observation, is_observation
 from rove.view import View
 
 MAX_CLOCK_SKEW_S = 86_400.0
@@ -115,18 +115,19 @@ class Engine:
         for something else. `query_vectors` has the encoder's vector of every `candidates.query`.
         """
         results: list[Decision | RoveError | None] = [None] * len(requests)
-        digests = [_digest(request) for request in requests]
-        ids = [request.event_id for request in requests if request.event_id is not None]
-        known = self._ledger.decisions(ids) if ids else {}
-        fresh: dict[str, int] = {}
-        repeated: list[tuple[int, str]] = []
+        digests: dict[int, str] = {}
         for number, request in enumerate(requests):
             try:
                 self._check(request)
+                digests[number] = _digest(request)
             except RoveError as error:
                 results[number] = error
-                continue
-            event_id = request.event_id or uuid4().hex
+        ids = [event_id for n in digests if (event_id := requests[n].event_id) is not None]
+        known = self._ledger.decisions(ids) if ids else {}
+        fresh: dict[str, int] = {}
+        repeated: list[tuple[int, str]] = []
+        for number in digests:
+            event_id = requests[number].event_id or uuid4().hex
             if event_id in known or event_id in fresh:
                 repeated.append((number, event_id))
             else:
@@ -174,7 +175,8 @@ class Engine:
         by_slot: dict[int, list[StoredInteraction]] = {}
         slot_of = {slot.item_id: slot.slot for slot in decision.slots}
         for stored in self._ledger.interactions_of(event_id):
-            if stored.status != "unattributed":
+            kind, worth = stored.interaction.type, stored.reward
+            if stored.status != "unattributed" and is_observation(kind, worth):
                 by_slot.setdefault(slot_of[stored.interaction.item_id], []).append(stored)
         rewards = {
             slot: self._rewards.aggregate(
@@ -270,7 +272,7 @@ class Engine:
     def _decide(
         self,
         requests: Sequence[RankRequest],
-        digests: Sequence[str],
+        digests: Mapping[int, str],
         fresh: Mapping[str, int],
         query_vectors: Mapping[str, npt.NDArray[np.float32]],
         results: list[Decision | RoveError | None],
@@ -363,11 +365,11 @@ class Engine:
         positive = [one for one in stored if one.reward > 0.0]
         timestamps = np.array([one.interaction.timestamp for one in positive], np.float64)
         rewards = np.array([one.reward for one in positive], np.float64)
-        latest_s = max((one.interaction.timestamp or 0.0 for one in stored), default=-np.inf)
         return _Change(
             item_ids=[one.interaction.item_id for one in positive],
             amounts=self.view.means.decayed(rewards, timestamps),
-            latest_s=max(latest_s, self.view.now_s),
+            # Only what is written with the statistics moves the time, so that it can be rebuilt.
+            latest_s=float(timestamps.max(initial=self.view.now_s)),
         )
 
     def _learn(self, stored: Sequence[StoredInteraction]) -> None:
@@ -378,9 +380,12 @@ class Engine:
             seen = self.view.observation(
                 interaction.item_id, interaction.type, one.reward, interaction.timestamp or 0.0
             )
-            if seen is not None and interaction.user_id in self.view.users:
+            if seen is not None:
                 by_user.setdefault(interaction.user_id, []).append(seen)
         for user_id, observations in by_user.items():
+            # Looked up one by one: learning of one user may push another out of the cache.
+            if user_id not in self.view.users:
+                continue
             self.view.learn(self.view.users.get(user_id), observations)
             self.view.users.resized(user_id)
 
@@ -401,7 +406,10 @@ class _Change:
 
 
 def _digest(request: RankRequest) -> str:
-    content = _encode(structs.replace(request, event_id=None))
+    try:
+        content = _encode(structs.replace(request, event_id=None))
+    except UnicodeEncodeError:
+        raise InvalidInput("a text of the request is not valid Unicode: a lone surrogate") from None
     return blake2b(content, digest_size=16).hexdigest()
 
 

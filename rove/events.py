@@ -21,6 +21,8 @@ from rove.errors import InvalidInput, shown
 MAX_ID_LENGTH = 256
 MAX_TEXT_LENGTH = 100_000
 MAX_SLATE = 1_000
+MAX_REWARD = 1e6
+"""Bound of an explicit reward: one number must not drown all others."""
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
@@ -175,6 +177,30 @@ def check_interaction(interaction: Interaction) -> None:
                 f"{name} must be a finite number, got {number}; leave it out if it is not known",
                 field=name,
             )
+    for name in ("duration_s", "watch_ratio"):
+        number = getattr(interaction, name)
+        if number is not None and number < 0:
+            raise InvalidInput(f"{name} must be at least 0, got {number}", field=name)
+    value = interaction.value
+    if interaction.type == InteractionType.REWARD and value is not None and abs(value) > MAX_REWARD:
+        raise InvalidInput(
+            f"a reward must be between -{MAX_REWARD:g} and {MAX_REWARD:g}, got {value}; "
+            "scale your rewards, best to about one",
+            field="value",
+        )
+    if interaction.text is not None:
+        check_text(interaction.text, "text")
+
+
+def check_text(value: str, name: str) -> None:
+    """Raise `InvalidInput` unless `value` can be written as UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{name} must be valid Unicode, got a lone surrogate at character {error.start}",
+            field=name,
+        ) from None
 
 
 def check_id(value: str, name: str) -> None:
