@@ -42,7 +42,7 @@ def decision(event_id: str, user_id: str = "ann") -> Decision:
                 score=0.1,
                 propensity=1.0,
                 reason="exploit",
-                explanation=Explanation(item_mean=0.1, prior=0.2, history={"pear": 0.3}),
+                explanation=Explanation(item_mean=0.1, prior=0.2, history={"pear": 0.3}, other=0.0),
             ),
         ],
         context={"device": "phone", "rain": True, "age": 3.5, "note": None},
