@@ -18,7 +18,14 @@ _ENVIRONMENT = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # nothing else routes to a local Serve
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-_FREE_PORTS = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")
+# Fixed by default. A server that is still starting sends its requests to the fallback port, and if
+# that belongs to another server on the machine, they reach the wrong one and look answered.
+_FREE_PORTS = (
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+)
 
 
 def run(path: str, overrides: Sequence[str], address: str | None) -> int:
