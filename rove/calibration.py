@@ -13,7 +13,9 @@ Every visit is predicted from what came before it only.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +73,8 @@ class Visit:
 
 
 Taste = Callable[[sparse.csr_array, npt.NDArray[np.bool_]], Array]
-"""(weights (B, J) of past items, which of the B users have a past (B,)) -> taste scores (B, J)."""
+"""(weights (B, J) of past items, which of the B users have a past (B,)) -> taste scores (B, J).
+Called once each, perhaps at the same time: what is expensive to make can be made in it."""
 
 
 def visits_of(past: Behaviour, future: Behaviour) -> list[Visit]:
@@ -231,8 +234,12 @@ def fit_taste(
     if len(held_out.visits) < MIN_VISITS:
         half_life_s, _ = tastes[len(tastes) // 2]
         return TasteFit(half_life_s=half_life_s, item_gain=1.0, taste_gain=1.0, ndcg=0.0)
-    fits = [_fit_one(held_out, half_life_s, taste, taste_weights) for half_life_s, taste in tastes]
-    return max(fits, key=lambda fit: fit.ndcg)
+
+    def fit(candidate: tuple[float, Taste]) -> TasteFit:
+        return _fit_one(held_out, *candidate, taste_weights)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return max(threads.map(fit, tastes), key=lambda fit: fit.ndcg)
 
 
 def _fit_one(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from rove.behaviour import Behaviour
 from rove.calibration import (
@@ -80,6 +81,18 @@ def learn(
     """
     if len(embeddings_JE) == 0:
         raise DataError("the catalogue is empty; add items before learning a release")
+    # The matrices are slim: more BLAS threads make them no faster on an idle machine (and five
+    # times slower on a busy one); the candidates of the calibration run in parallel instead.
+    with threadpool_limits(1, user_api="blas"):
+        return _learn(behaviour, embeddings_JE, config, calibrated)
+
+
+def _learn(
+    behaviour: Behaviour,
+    embeddings_JE: npt.NDArray[np.floating],
+    config: TrainingSection,
+    calibrated: RewardModel | None,
+) -> Learned:
     text = text_factors(embeddings_JE, config.text_factors)
     text_JF = text(embeddings_JE)
     if len(behaviour) == 0:
@@ -113,7 +126,7 @@ def _calibrate(
     rng = np.random.default_rng(config.seed)
     held_out = HeldOut.of(past, future, promise_J, means, rng)
     candidates = [
-        (half_life_s, _taste(*_fitted(past, text_JF, half_life_s, config), text_JF))
+        (half_life_s, _taste(past, text_JF, half_life_s, config))
         for half_life_s in TASTE_HALF_LIVES_S
     ]
     taste = fit_taste(held_out, candidates)
@@ -159,19 +172,22 @@ def _fitted(
     return factorisation, trained_J
 
 
-def _taste(factorisation: Factorisation, trained_J: npt.NDArray[np.bool_], text_JF: Array) -> Taste:
-    """Return how the factorisation scores all items for users with given pasts."""
-    features_JD = np.hstack([text_JF, text_JF @ factorisation.prior_map_FK])
-    features_JD[trained_J] = factorisation.features_JD
-    posterior = user_posterior(
-        feature_gram_DD=_feature_gram(factorisation),
-        intercept_D=factorisation.intercept_J @ factorisation.features_JD,
-        taste_mean_D=factorisation.taste_mean_D,
-        taste_covariance_DD=factorisation.taste_covariance_DD,
-        noise_variance=factorisation.noise_variance,
-    )
+def _taste(
+    behaviour: Behaviour, text_JF: Array, half_life_s: float, config: TrainingSection
+) -> Taste:
+    """Return a function that fits the factorisation and scores all items for given pasts."""
 
     def taste(weights_BJ: sparse.csr_array, has_past_B: npt.NDArray[np.bool_]) -> Array:
+        factorisation, trained_J = _fitted(behaviour, text_JF, half_life_s, config)
+        features_JD = np.hstack([text_JF, text_JF @ factorisation.prior_map_FK])
+        features_JD[trained_J] = factorisation.features_JD
+        posterior = user_posterior(
+            feature_gram_DD=_feature_gram(factorisation),
+            intercept_D=factorisation.intercept_J @ factorisation.features_JD,
+            taste_mean_D=factorisation.taste_mean_D,
+            taste_covariance_DD=factorisation.taste_covariance_DD,
+            noise_variance=factorisation.noise_variance,
+        )
         return posterior.means(weights_BJ @ features_JD, has_past_B) @ features_JD.T
 
     return taste

@@ -12,6 +12,8 @@ import importlib
 from typing import Any
 
 import numpy as np
+from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from rove.baselines.base import Floats, Ints, Log, Profiles
 from rove.errors import InvalidInput
@@ -30,8 +32,6 @@ class Als:
         seed: int = 0,
     ) -> None:
         self._implicit = _optional("implicit.cpu.als")
-        self._sparse = _optional("scipy.sparse")
-        self._threads = _optional("threadpoolctl")
         self._settings = {
             "factors": factors,
             "regularization": regularization,
@@ -47,13 +47,13 @@ class Als:
         """Learn the factors."""
         self._profiles = Profiles(log)
         self._num_items = log.num_items
-        matrix = self._sparse.csr_matrix(
+        matrix = sparse.csr_matrix(
             (np.ones(len(log.users), np.float32), (log.users, log.items)),
             shape=(log.num_users, log.num_items),
         )
         matrix.data[:] = 1.0  # an item taken twice is summed above
         # implicit threads over rows itself and warns when BLAS has threads of its own.
-        with self._threads.threadpool_limits(1, "blas"):
+        with threadpool_limits(1, "blas"):
             self._model = self._implicit.AlternatingLeastSquares(**self._settings)
             self._model.fit(matrix, show_progress=False)
         self._model.num_threads = 1  # one user's fold-in is too small to share out
@@ -61,7 +61,7 @@ class Als:
     def scores(self, user: int, now: float) -> Floats:
         """Return the scores for the user's items so far (N,)."""
         items = self._profiles.of(user)
-        row = self._sparse.csr_matrix(
+        row = sparse.csr_matrix(
             (np.ones(len(items), np.float32), items, [0, len(items)]), shape=(1, self._num_items)
         )
         vector = self._model.recalculate_user(0, row)
