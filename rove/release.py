@@ -31,6 +31,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from rove.catalogue import Item
@@ -163,7 +164,8 @@ def write(
         "items.sums": learned.sums_J,
     }
     now = datetime.now(UTC)
-    release_id = f"{now:%Y%m%dT%H%M%S}-{_digest(tensors)}"
+    # With microseconds: equal models get ids of their own, and ids are in order of time.
+    release_id = f"{now:%Y%m%dT%H%M%S%f}-{_digest(tensors)}"
     described = {
         "schema_version": SCHEMA_VERSION,
         "id": release_id,
@@ -190,10 +192,8 @@ def write(
             _sync_to_disk(path)
         draft.rename(releases / release_id)
         _sync_to_disk(releases)
-    except OSError as error:
-        raise StoreUnavailable(
-            f"{releases}: the release cannot be written: {error.strerror}"
-        ) from error
+    except (OSError, SafetensorError) as error:
+        raise StoreUnavailable(f"{releases}: the release cannot be written: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return releases / release_id
@@ -204,10 +204,15 @@ def promote(releases: Path, release_id: str) -> None:
     if not (releases / release_id / "release.yaml").is_file():
         raise NotFound(f"there is no release {shown(release_id)} in {releases}")
     draft = releases / f".{CURRENT}-{uuid.uuid4().hex}"
-    draft.write_text(release_id + "\n", "utf-8")
-    _sync_to_disk(draft)
-    draft.replace(releases / CURRENT)
-    _sync_to_disk(releases)
+    try:
+        draft.write_text(release_id + "\n", "utf-8")
+        _sync_to_disk(draft)
+        draft.replace(releases / CURRENT)
+        _sync_to_disk(releases)
+    except OSError as error:
+        raise StoreUnavailable(f"{releases}: cannot promote a release: {error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def prune(releases: Path, keep: int) -> list[str]:
@@ -266,7 +271,7 @@ def memory_mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
         }
     except OSError as error:
         raise ReleaseError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, struct.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ReleaseError(f"{path}: not a complete safetensors file: {error}") from None
 
 
