@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +45,7 @@ _FASTER = ("serving.sync_interval_s=0.1",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
+class _Demo:
     """What every step needs."""
 
     folder: Path
@@ -56,6 +58,15 @@ class _Run:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo; return the exit status."""
+    # The server is a session of its own: it has to be stopped before the demo may end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(options: argparse.Namespace) -> int:
     demo = _prepare(options)
     _release(demo)
     ranked, rivals = _compare(demo)
@@ -79,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(options: argparse.Namespace) -> _Run:
+def _prepare(options: argparse.Namespace) -> _Demo:
     if options.invoices is not None and options.invoices < 1:
         raise InvalidInput(f"--invoices must be at least 1, got {options.invoices}")
     folder = Path(options.folder)
@@ -107,7 +118,7 @@ def _prepare(options: argparse.Namespace) -> _Run:
             f"releases.path={json.dumps(str(folder / 'releases'))}",
         ],
     )
-    return _Run(
+    return _Demo(
         folder=folder,
         config=config,
         config_path=config.write(folder),
@@ -117,7 +128,7 @@ def _prepare(options: argparse.Namespace) -> _Run:
     )
 
 
-def _release(demo: _Run) -> None:
+def _release(demo: _Demo) -> None:
     path = str(demo.config_path)
     with demo.steps.step("load", f"rove load {path}"):
         processes.run(("rove", "load", path), demo.folder / "load.log")
@@ -126,7 +137,7 @@ def _release(demo: _Run) -> None:
     shutil.copytree(demo.folder / "ledger", demo.folder / "frozen")
 
 
-def _compare(demo: _Run) -> tuple[dict[str, Ints], Rivals]:
+def _compare(demo: _Demo) -> tuple[dict[str, Ints], Rivals]:
     """Rank the requests with everything that does not need the server."""
     rng = np.random.default_rng(_SEED)
     with demo.steps.step("baselines", "fitting, tuning and replaying the baselines") as say:
@@ -137,7 +148,7 @@ def _compare(demo: _Run) -> tuple[dict[str, Ints], Rivals]:
     return {**rivals.ranked, FROZEN: _codes(slates, demo.shop.item_ids)}, rivals
 
 
-def _replay(demo: _Run, server: Server, ranked: dict[str, Ints]) -> tuple[list[list[str]], Traffic]:
+def _replay(demo: _Demo, server: Server, ranked: dict[str, Ints]) -> tuple[list[list[str]], Traffic]:
     visits = demo.shop.visits
     start = time.perf_counter()
     with Live(
@@ -150,7 +161,7 @@ def _replay(demo: _Run, server: Server, ranked: dict[str, Ints]) -> tuple[list[l
 
 
 def _results(
-    demo: _Run, server: Server, ranked: dict[str, Ints], rivals: Rivals, traffic: Traffic
+    demo: _Demo, server: Server, ranked: dict[str, Ints], rivals: Rivals, traffic: Traffic
 ) -> Results:
     return Results(
         k=K,
@@ -170,7 +181,7 @@ def _results(
     )
 
 
-def _draw(demo: _Run, ranked: dict[str, Ints]) -> str | None:
+def _draw(demo: _Demo, ranked: dict[str, Ints]) -> str | None:
     path = demo.folder / "learning-curve.png"
     times = np.array([demo.shop.visits[index].basket.timestamp for index in demo.requests.baskets])
     try:
@@ -181,7 +192,7 @@ def _draw(demo: _Run, ranked: dict[str, Ints]) -> str | None:
     return str(path)
 
 
-def _show(demo: _Run, results: Results) -> None:
+def _show(demo: _Demo, results: Results) -> None:
     console = demo.steps.console
     console.print()
     console.print(report.table(results))
@@ -189,7 +200,7 @@ def _show(demo: _Run, results: Results) -> None:
         console.print(line, highlight=False)
 
 
-def _farewell(demo: _Run, server: Server, keep: bool) -> None:
+def _farewell(demo: _Demo, server: Server, keep: bool) -> None:
     console = demo.steps.console
     if keep:
         console.print(f"API and docs: {server.url}/docs   stop the server: kill {server.pid}")

@@ -38,20 +38,19 @@ def draw(values: Mapping[str, Floats], timestamps: Floats, k: int, path: Path) -
     figure = figures.Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     when = [datetime.fromtimestamp(timestamp, UTC) for timestamp in timestamps]
-    for name, precision in values.items():
-        mean = float(precision.mean()) if len(precision) else float("nan")
+    for name, precision in sorted(values.items(), key=lambda pair: -pair[1].mean()):
         colour = _COLOURS.get(name)
         axes.plot(
             when[width - 1 :],
             rolling_mean(precision, width)[width - 1 :],
-            label=f"{name}  {mean:.4f}",
+            label=f"{name}  {precision.mean():.4f}",
             linewidth=2.2 if colour else 1.1,
             color=colour,
         )
     axes.set_ylabel(f"precision@{k}, mean of the last {width:,} requests")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
-    axes.set_title("What is recommended while it learns")
+    axes.set_title("Precision on the invoices after the history")
     axes.grid(alpha=0.25)
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.savefig(path, dpi=140)

@@ -17,9 +17,10 @@ def table(results: Results) -> Table:
         f"from {results.cut[:10]} on",
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     drawn.add_column("recommender", no_wrap=True)
-    drawn.add_column("precision", justify="right")
+    drawn.add_column("precision", justify="right", no_wrap=True)
     drawn.add_column("95 %", justify="right", no_wrap=True)
     drawn.add_column(f"{LEARNING} is ahead by", justify="right", no_wrap=True)
     for row in sorted(results.rows, key=lambda row: row.precision.mean):
@@ -53,7 +54,7 @@ def _range(interval: Interval) -> str:
 def _difference(row: Row) -> Text | str:
     if row.behind is None:
         return ""
-    text = f"{row.behind.mean:+.4f} [{row.behind.low:+.4f}, {row.behind.high:+.4f}]"
+    text = f"{row.behind.mean:+.4f} [{row.behind.low:.4f}, {row.behind.high:.4f}]"
     if row.behind.low > 0:
         return Text(text, style="green")
     return Text(text, style="red") if row.behind.high < 0 else text
