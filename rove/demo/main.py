@@ -148,7 +148,9 @@ def _compare(demo: _Demo) -> tuple[dict[str, Ints], Rivals]:
     return {**rivals.ranked, FROZEN: _codes(slates, demo.shop.item_ids)}, rivals
 
 
-def _replay(demo: _Demo, server: Server, ranked: dict[str, Ints]) -> tuple[list[list[str]], Traffic]:
+def _replay(
+    demo: _Demo, server: Server, ranked: dict[str, Ints]
+) -> tuple[list[list[str]], Traffic]:
     visits = demo.shop.visits
     start = time.perf_counter()
     with Live(
