@@ -313,17 +313,18 @@ class Decider:
         """Split the scores of some rows into one term per past item of the user; exact."""
         scorer, gain = self._scorer, self._scorer.model.taste_gain
         features_nD = self._index.features(rows).astype(np.float64)
-        past, influence_pD = scorer.influence(user, taste)
+        every, terms = scorer.influence(user, taste)
+        # An item may be both liked and disliked: one term for each item.
+        past, item_of = np.unique(np.array(every, np.intp), return_inverse=True)
+        influence_pD = np.zeros((len(past), len(taste.mean_D)))
+        np.add.at(influence_pD, item_of, terms)
         history_np = gain * (features_nD @ influence_pD.T)
         prior_n = gain * (features_nD @ (taste.mean_D - influence_pD.sum(0)))
         explanations = []
         for n, row in enumerate(rows):
             order = np.argsort(-np.abs(history_np[n]), kind="stable")
-            named = order[:_EXPLAINED_ITEMS]
-            history: dict[str, float] = {}
-            for p in named.tolist():
-                item_id = self._index.ids[past[p]]
-                history[item_id] = history.get(item_id, 0.0) + float(history_np[n, p])
+            named = order[:_EXPLAINED_ITEMS].tolist()
+            history = {self._index.ids[past[p]]: float(history_np[n, p]) for p in named}
             explanations.append(
                 Explanation(
                     item_mean=float(part.mean_J[row]),
