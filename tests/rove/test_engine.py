@@ -269,6 +269,26 @@ def test_a_large_catalogue_is_cut_to_the_most_promising(shop: Shop) -> None:
         assert decision.num_candidates == NUM_ITEMS
 
 
+def test_many_listed_candidates_are_cut_to_the_most_promising(shop: Shop) -> None:
+    engine = shop.engine(kind="softmax", temperature=10.0, shortlist=8)
+    listed = [f"item-{number}" for number in range(0, NUM_ITEMS, 2)]
+    value = {item_id: x for item_id, x in scores(engine, "ann").items() if item_id in listed}
+    best = sorted(value, key=lambda item_id: -value[item_id])[:8]
+    for decision in engine.rank([request("ann", k=4, item_ids=listed) for _ in range(30)]):
+        assert isinstance(decision, Decision)
+        assert set(shown(decision)) <= set(best) and decision.num_candidates == len(listed)
+
+
+def test_optimism_keeps_uncertain_items_in_the_shortlist(shop: Shop) -> None:
+    """Strong confidence bounds show one of the most uncertain items, not the best mean."""
+    engine = shop.engine(kind="ucb", strength=1000.0, shortlist=4, max_explore_slots=1)
+    part = engine.view.scorer.item_part()
+    deviation_J = engine.view.scorer.catalogue_deviation(part, False)
+    first = rank(engine, request("nobody", k=1)).slots[0]
+    row = engine.view.index.row(first.item_id)
+    assert row in np.argsort(-deviation_J)[:4] and first.reason == "explore"
+
+
 def test_baseline_items_fill_up(shop: Shop) -> None:
     """Two candidates for five slots: then the baseline's, in order, without repeats."""
     decision = rank(

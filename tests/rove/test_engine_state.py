@@ -263,6 +263,22 @@ def test_a_refit_comes_into_service_and_keeps_the_statistics(tmp_path: Path) -> 
     assert shares(shards[1]) == pytest.approx(shares(shards[0]), rel=1e-9)
 
 
+def test_a_shard_without_events_counts_all_of_its_own_after_a_refit(tmp_path: Path) -> None:
+    """It follows late, and its first event is older than the last that the refit learnt from."""
+    shop = Shop(tmp_path, shards=2)
+    shards = [shop.engine(shard) for shard in range(2)]
+    first, second = (next(u for u in USERS if shard_of(u, 2) == shard) for shard in range(2))
+    observe(shards[0], *(did(f"i{n}", first, f"item-{n}") for n in range(5)))
+    shards[0].refit()
+    observe(shards[1], did("old", second, timestamp=shop.clock.now - 1000.0))
+    for engine in (shards[1], shards[0]):
+        engine.sync()
+    for engine in shards:
+        means = engine.view.means
+        total = means.sums_J.sum() / means.scale_at(shop.clock.now)
+        assert total == pytest.approx(6.0, rel=1e-4)
+
+
 def test_a_refit_takes_the_catalogue_as_it_is_now(shop: Shop) -> None:
     engine = shop.engine()
     observe(engine, *events(40))

@@ -74,6 +74,14 @@ def test_promoting_what_is_not_there_is_refused(folder: Path, release_id: str) -
     assert current(folder.parent) == folder
 
 
+def test_a_pointer_that_cannot_be_swapped_is_reported(folder: Path) -> None:
+    (folder.parent / "current").unlink()
+    (folder.parent / "current" / "in the way").mkdir(parents=True)
+    with pytest.raises(StoreUnavailable, match=re.escape("cannot promote a release: ")):
+        promote(folder.parent, folder.name)
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, "current"]
+
+
 def test_without_a_release_in_service_the_command_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=re.escape("run python -m training.factorise CONFIG")):
         latest(tmp_path)

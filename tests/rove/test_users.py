@@ -168,6 +168,16 @@ def test_the_terms_of_the_past_and_the_prior_sum_to_the_mean(trials: list[Observ
     assert prior + terms.sum(0) == pytest.approx(taste.mean_D, abs=1e-9)
 
 
+def test_a_posterior_before_the_user_s_last_event_is_that_of_the_event() -> None:
+    """Nothing weighs more than at its own time, in the mean and in its terms."""
+    user = user_of(PAIRS)
+    early, then = taste_at(user, 2.0), taste_at(user, 8.0)
+    assert early.mean_D == pytest.approx(then.mean_D)
+    _, terms = influence_of(user, early, posterior(), features, HALF_LIFE_S)
+    idle_D = posterior().idle_mean_D
+    assert idle_D + terms.sum(0) == pytest.approx(early.mean_D, abs=1e-9)
+
+
 def test_each_term_is_linear_in_its_reward() -> None:
     one, two = (
         user_of([Observation(row=2, reward=r, timestamp=3.0), *PAIRS[1:], *TRIALS])
