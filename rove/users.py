@@ -147,8 +147,7 @@ def taste_of(
     """Return the exact posterior of the user's taste.
 
     Trials X (m, D) of rewards y count with W = decay / sigma2. They turn N(m, C) into
-    S = (C^-1 + X' W X)^-1 = (I + C X' W X)^-1 C, K = S X' W, mean m + K (y - X m): O(m D^2 + D^3),
-    so many trials cost no more than a few.
+    S = (C^-1 + X' W X)^-1, K = S X' W, mean m + K (y - X m).
     """
     if not user.has_past:
         return Taste(
@@ -164,17 +163,34 @@ def taste_of(
     age_m = np.array([now_s - trial.timestamp for trial in user.trials])
     weight_m = np.exp2(-np.maximum(age_m, 0.0) / half_life_s) / noise_variance
     reward_m = np.array([trial.reward for trial in user.trials])
-    seen_Dm = x_mD.T * weight_m
-    grown_DD = np.eye(len(mean_D)) + posterior.covariance_DD @ (seen_Dm @ x_mD)
-    covariance_DD = np.linalg.solve(grown_DD, posterior.covariance_DD)
-    covariance_DD = (covariance_DD + covariance_DD.T) / 2.0
-    gain_Dm: Array = np.asarray(covariance_DD @ seen_Dm, np.float64)
+    covariance_DD, gain_Dm = _conditioned(posterior.covariance_DD, x_mD, weight_m)
     return Taste(
         mean_D=mean_D + gain_Dm @ (reward_m - x_mD @ mean_D),
         covariance_DD=covariance_DD,
         now_s=now_s,
         gain_Dm=gain_Dm,
     )
+
+
+def _conditioned(covariance_DD: Array, x_mD: Array, weight_m: Array) -> tuple[Array, Array]:
+    """Return S and K of `taste_of` by the smaller of two systems.
+
+    With Z = W^1/2 X: S = C - C Z' (I + Z C Z')^-1 Z C (Kalman), or S = (I + C Z' Z)^-1 C.
+    """
+    num_trials, num_factors = x_mD.shape
+    scale_m = np.sqrt(weight_m)
+    z_mD = x_mD * scale_m[:, None]
+    cross_mD = z_mD @ covariance_DD
+    if num_trials <= num_factors:
+        grown_mm = np.eye(num_trials) + cross_mD @ z_mD.T
+        solved_mD = np.asarray(np.linalg.solve(grown_mm, cross_mD), np.float64)
+        conditioned_DD = covariance_DD - solved_mD.T @ cross_mD
+        gain_Dm = solved_mD.T * scale_m
+    else:
+        grown_DD = np.eye(num_factors) + cross_mD.T @ z_mD
+        conditioned_DD = np.asarray(np.linalg.solve(grown_DD, covariance_DD), np.float64)
+        gain_Dm = conditioned_DD @ (z_mD.T * scale_m)
+    return np.asarray((conditioned_DD + conditioned_DD.T) / 2.0, np.float64), gain_Dm
 
 
 def influence_of(
