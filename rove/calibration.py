@@ -34,6 +34,8 @@ TASTE_WEIGHTS = tuple(float(weight) for weight in np.geomspace(0.05, 20.0, 13))
 """Taste beside the item mean, both scaled to unit mean square."""
 CUTOFF = 10
 MAX_VISITS = 3000
+NUM_VISITS = "calibration_visits"
+"""Key of a release's metrics: how many held-out visits its half-lives and gains come from."""
 MIN_VISITS = 20
 """Fewer held-out visits say nothing about gains: both terms then count as they are, in rewards."""
 MAX_CELLS = 30_000_000

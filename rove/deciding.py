@@ -22,6 +22,7 @@ import numpy.typing as npt
 from rove.config import PolicySection
 from rove.errors import InvalidInput, RoveError
 from rove.events import Explanation, RankRequest, Slot
+from rove.explaining import explain
 from rove.item_index import ItemIndex, Rows
 from rove.policies import policy_of
 from rove.scoring import ItemPart, Scorer
@@ -32,7 +33,6 @@ Vectors = npt.NDArray[np.float32]
 
 _OPTIMISM = 3.0
 """Thompson: an item this many (strengthened) deviations below the shortlist would not be drawn."""
-_EXPLAINED_ITEMS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +271,8 @@ class Decider:
         rows = candidates.rows[chosen].tolist()
         explanations: Sequence[Explanation | None] = [None] * len(rows)
         if candidates.request.explain:
-            explanations = self.explain(candidates.user, candidates.taste, part, rows)
+            user, taste = candidates.user, candidates.taste
+            explanations = explain(self._index, self._scorer, part, user, taste, rows)
         return [
             Slot(
                 slot=slot,
@@ -306,31 +307,3 @@ class Decider:
             )
             for offset, (row, score) in enumerate(zip(rows.tolist(), scores, strict=True))
         ]
-
-    def explain(
-        self, user: User, taste: Taste, part: ItemPart, rows: Sequence[int]
-    ) -> list[Explanation]:
-        """Split the scores of some rows into one term per past item of the user; exact."""
-        scorer, gain = self._scorer, self._scorer.model.taste_gain
-        features_nD = self._index.features(rows).astype(np.float64)
-        every, terms = scorer.influence(user, taste)
-        # An item may be both liked and disliked: one term for each item.
-        past, item_of = np.unique(np.array(every, np.intp), return_inverse=True)
-        influence_pD = np.zeros((len(past), len(taste.mean_D)))
-        np.add.at(influence_pD, item_of, terms)
-        history_np = gain * (features_nD @ influence_pD.T)
-        prior_n = gain * (features_nD @ (taste.mean_D - influence_pD.sum(0)))
-        explanations = []
-        for n, row in enumerate(rows):
-            order = np.argsort(-np.abs(history_np[n]), kind="stable")
-            named = order[:_EXPLAINED_ITEMS].tolist()
-            history = {self._index.ids[past[p]]: float(history_np[n, p]) for p in named}
-            explanations.append(
-                Explanation(
-                    item_mean=float(part.mean_J[row]),
-                    prior=float(prior_n[n]),
-                    history=history,
-                    other=float(history_np[n, order[_EXPLAINED_ITEMS:]].sum()),
-                )
-            )
-        return explanations

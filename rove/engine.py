@@ -16,20 +16,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Self
 from uuid import uuid4
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import structs
 
+from rove.attribution import attribution
 from rove.catalogue import Item
 from rove.config import Config
 from rove.deciding import Choice
-from rove.errors import Conflict, InvalidInput, NotFound, RoveError, shown
+from rove.errors import InvalidInput, NotFound, ReleaseError, RoveError, shown
 from rove.events import (
     Decision,
     Interaction,
@@ -41,18 +42,17 @@ from rove.events import (
 )
 from rove.ledger.items import ItemStore
 from rove.ledger.ledger import Ledger, StoredInteraction
-from rove.ledger.records import StoredStatus
-from rove.records import DecisionRecord, Erasure, ItemTaste, UserProfile
+from rove.profiles import profile_of
+from rove.records import DecisionRecord, Erasure, UserProfile
 from rove.refit import refit
 from rove.release import Release, current, latest
+from rove.repeats import answer_again, digest_of, seed_of
 from rove.rewards import RewardMap
 from rove.users import Observation, is_observation
 from rove.view import View
 
 MAX_CLOCK_SKEW_S = 86_400.0
 """An interaction further in the future than this is refused: it would age everything else."""
-_PROFILE_ITEMS = 100
-_encode = msgspec.json.Encoder(order="deterministic").encode
 logger = logging.getLogger(__name__)
 
 
@@ -82,12 +82,14 @@ class Engine:
     ) -> Self:
         """Open the release in service and one shard's ledger."""
         num_shards = config.serving.shards if num_shards is None else num_shards
-        ledger = Ledger.open(config.store, shard, num_shards)
-        try:
-            return cls(config, ledger, ItemStore.open(config.store), clock)
-        except BaseException:
-            ledger.close()
-            raise
+        with ExitStack() as opened:
+            ledger = Ledger.open(config.store, shard, num_shards)
+            opened.callback(ledger.close)
+            store = ItemStore.open(config.store)
+            opened.callback(store.close)
+            engine = cls(config, ledger, store, clock)
+            opened.pop_all()
+        return engine
 
     @property
     def release_id(self) -> str:
@@ -119,7 +121,7 @@ class Engine:
         for number, request in enumerate(requests):
             try:
                 self._check(request)
-                digests[number] = _digest(request)
+                digests[number] = digest_of(request)
             except RoveError as error:
                 results[number] = error
         ids = [event_id for n in digests if (event_id := requests[n].event_id) is not None]
@@ -138,7 +140,7 @@ class Engine:
                 transaction.add_decisions(list(decisions.values()))
         known.update(decisions)
         for number, event_id in repeated:
-            results[number] = _same(known.get(event_id), digests[number], event_id)
+            results[number] = answer_again(known.get(event_id), digests[number], event_id)
         return [result for result in results if result is not None]
 
     def observe(self, interactions: Sequence[Interaction]) -> list[Outcome]:
@@ -201,27 +203,7 @@ class Engine:
         history = self._ledger.history(user_id)
         if len(history) == 0:
             raise NotFound(f"nothing is stored of user {shown(user_id)}")
-        user, view = self.view.users.get(user_id), self.view
-        scale = user.decay(view.now_s, view.release.model.taste_half_life_s)
-        items = [
-            ItemTaste(
-                item_id=view.index.ids[row],
-                reward=pair[0],
-                timestamp=pair[1],
-                weight=scale * user.weight(pair, view.release.model.taste_half_life_s),
-            )
-            for row, pair in user.standing.items()
-        ]
-        items.sort(key=lambda item: -item.weight)
-        return UserProfile(
-            user_id=user_id,
-            num_interactions=len(history),
-            first_at=float(history.timestamps[0]),
-            last_at=float(history.timestamps[-1]),
-            release=self.release_id,
-            items=items[:_PROFILE_ITEMS],
-            taste_mean=view.scorer.taste(user, view.now_s).mean_D.tolist(),
-        )
+        return profile_of(user_id, history, self.view)
 
     def erase(self, user_id: str) -> Erasure:
         """Delete all rows of a user and forget what was learnt from them."""
@@ -239,14 +221,15 @@ class Engine:
     def sync(self) -> None:
         """Follow the catalogue, the other shards' item statistics, and the release in service."""
         self.view.sync()
-        folder = current(self._config.releases.path)
-        if folder.name != self.release_id:
-            try:
-                release = Release.open(folder)
-            except RoveError as error:
-                logger.error("release %s stays in service: %s", self.release_id, error.detail)
+        try:
+            folder = current(self._config.releases.path)
+            if folder.name == self.release_id:
                 return
-            self.view = View(self._config, release, self._ledger, self._store)
+            release = Release.open(folder)
+        except (NotFound, ReleaseError) as error:
+            logger.error("release %s stays in service: %s", self.release_id, error.detail)
+            return
+        self.view = View(self._config, release, self._ledger, self._store)
 
     def refit(self) -> str:
         """Learn a release from the ledger of all shards, put it into service, return its id.
@@ -283,7 +266,7 @@ class Engine:
         choices = self.view.decider.decide(
             wanted,
             [self.view.users.get(request.user_id) for request in wanted],
-            [_seed(event_id) for event_id in fresh],
+            [seed_of(event_id) for event_id in fresh],
             self.view.now_s,
             query_vectors,
         )
@@ -327,7 +310,8 @@ class Engine:
                 "add it with PUT /v1/items/{id} and send the interaction again",
                 field="item_id",
             )
-        return structs.replace(interaction, timestamp=timestamp)
+        # A clock that runs ahead must not age what others did.
+        return structs.replace(interaction, timestamp=min(timestamp, now))
 
     def _store_and_learn(
         self,
@@ -344,7 +328,7 @@ class Engine:
                 if interaction_id in known:
                     outcomes[number] = _outcome(interaction, "duplicate")
                     continue
-                status, reason = _attribution(interaction, decisions)
+                status, reason = attribution(interaction, decisions)
                 outcomes[number] = _outcome(interaction, status, reason)
                 stored.append(
                     StoredInteraction(
@@ -405,54 +389,5 @@ class _Change:
     latest_s: float
 
 
-def _digest(request: RankRequest) -> str:
-    try:
-        content = _encode(structs.replace(request, event_id=None))
-    except UnicodeEncodeError:
-        raise InvalidInput("a text of the request is not valid Unicode: a lone surrogate") from None
-    return blake2b(content, digest_size=16).hexdigest()
-
-
-def _seed(event_id: str) -> int:
-    """48 bits, so that every JSON reader keeps them."""
-    return int.from_bytes(blake2b(event_id.encode(), digest_size=6).digest(), "big")
-
-
-def _same(decision: Decision | None, digest: str, event_id: str) -> Decision | RoveError:
-    if decision is None:
-        return InvalidInput(f"event_id {shown(event_id)} was used twice, first wrongly")
-    if decision.request_digest != digest:
-        return Conflict(
-            f"event_id {shown(event_id)} was used before for another request; use a new id",
-            event_id=event_id,
-        )
-    return decision
-
-
-def _outcome(
-    interaction: Interaction,
-    status: Status,
-    reason: str | None = None,
-) -> Outcome:
+def _outcome(interaction: Interaction, status: Status, reason: str | None = None) -> Outcome:
     return Outcome(interaction_id=interaction.interaction_id, status=status, reason=reason)
-
-
-def _attribution(
-    interaction: Interaction, decisions: Mapping[str, Decision]
-) -> tuple[StoredStatus, str | None]:
-    """Say whether an interaction answers the decision it names."""
-    if interaction.event_id is None:
-        return "accepted", None
-    decision = decisions.get(interaction.event_id)
-    if decision is None:
-        return "unattributed", f"there is no decision {shown(interaction.event_id)}"
-    if decision.user_id != interaction.user_id:
-        return "unattributed", "the decision was made for another user"
-    slots = {slot.slot for slot in decision.slots if slot.item_id == interaction.item_id}
-    if not slots:
-        return "unattributed", f"the decision did not show {shown(interaction.item_id)}"
-    if interaction.slot is not None and interaction.slot not in slots:
-        return "unattributed", f"slot {interaction.slot} showed another item"
-    if (interaction.timestamp or 0.0) > decision.expires_at:
-        return "late", "the decision had expired"
-    return "accepted", None

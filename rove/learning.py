@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from rove.behaviour import Behaviour
 from rove.calibration import (
     DAY_S,
+    NUM_VISITS,
     HeldOut,
     ItemMeanFit,
     Taste,
@@ -131,7 +132,7 @@ def _calibrate(
     ]
     taste = fit_taste(held_out, candidates)
     evidence = {
-        "calibration_visits": float(len(held_out.visits)),
+        NUM_VISITS: float(len(held_out.visits)),
         "calibration_ndcg_at_10": taste.ndcg,
         "calibration_log_likelihood": means.log_likelihood,
     }

@@ -41,6 +41,9 @@ from rove.model import ItemFeatures, RewardModel
 
 SCHEMA_VERSION = 1
 CURRENT = "current"
+NUM_INTERACTIONS = "num_interactions"
+REFIT_OF = "refit_of"
+"""Keys of a release's metrics that others read."""
 _DTYPES = {"F32": "<f4", "F64": "<f8", "BOOL": "|b1"}
 _ITEM_SCHEMA = pa.schema(
     [
@@ -201,7 +204,8 @@ def write(
 
 def promote(releases: Path, release_id: str) -> None:
     """Put a release into service: swap the pointer, atomically."""
-    if not (releases / release_id / "release.yaml").is_file():
+    known = Path(release_id).name == release_id
+    if not known or not (releases / release_id / "release.yaml").is_file():
         raise NotFound(f"there is no release {shown(release_id)} in {releases}")
     draft = releases / f".{CURRENT}-{uuid.uuid4().hex}"
     try:
@@ -224,7 +228,7 @@ def prune(releases: Path, keep: int) -> list[str]:
     refits = [
         folder
         for folder in sorted(releases.glob("[0-9]*"))
-        if folder.name != in_service and "refit_of" in _described(folder)["metrics"]
+        if folder.name != in_service and REFIT_OF in _described(folder)["metrics"]
     ]
     old = refits[: max(0, len(refits) - keep)]
     for folder in old:

@@ -29,7 +29,7 @@ from rove.learning import Learned, learn
 from rove.ledger.scan import all_interactions
 from rove.model import Vectors
 from rove.readers import read_catalogue, read_interactions
-from rove.release import promote, write
+from rove.release import NUM_INTERACTIONS, promote, write
 from rove.rewards import RewardMap
 from training.quality import Quality, measure
 
@@ -55,7 +55,7 @@ def run(config: Config, *, from_ledger: bool, with_report: bool) -> Path:
             embeddings_JE,
             encoder=encoder.name,
             encoder_folder=Path(folder),
-            metrics=quality.metrics() if quality else {},
+            metrics={NUM_INTERACTIONS: len(behaviour), **(quality.metrics() if quality else {})},
         )
     config.write(releases / "runs" / release.name)
     promote(releases, release.name)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import yaml
 
+from rove.behaviour import Behaviour
+from rove.config import TrainingSection
 from rove.engine import Engine
+from rove.errors import Conflict
 from rove.events import Interaction, InteractionType
+from rove.learning import learn
+from rove.release import latest
 from rove.sharding import shard_of
 from tests.worlds import (
     DAY_S,
     ENCODER,
     NUM_ITEMS,
     START_S,
+    TRAINING,
     Clock,
     Shop,
     did,
@@ -292,3 +300,39 @@ def test_a_refit_takes_the_catalogue_as_it_is_now(shop: Shop) -> None:
     assert trained[engine.view.index.ids.index("item-100")]
     assert engine.view.index.row("item-3") is None
     assert rank(engine, request()).release == engine.release_id
+
+
+def test_a_refit_refuses_a_ledger_without_the_history_of_the_release(tmp_path: Path) -> None:
+    """The release says 100 interactions, the ledger has 49: less than half of them."""
+    shop = Shop(tmp_path)
+    engine = shop.engine()
+    observe(engine, *(did(f"i{n}", item_id=f"item-{n}") for n in range(49)))
+    described = engine.view.release.folder / "release.yaml"
+    tree = yaml.safe_load(described.read_text("utf-8"))
+    tree["metrics"]["num_interactions"] = 100
+    described.write_text(yaml.safe_dump(tree), "utf-8")
+    in_service = engine.release_id
+    with pytest.raises(Conflict, match=re.escape("rove load CONFIG first")):
+        engine.refit()
+    assert engine.release_id == in_service == latest(shop.config().releases.path).id
+
+
+def test_a_release_without_enough_visits_is_calibrated_at_the_refit(tmp_path: Path) -> None:
+    """One that was learnt from texts alone has gains of 1; many visits later it has its own."""
+    shop = Shop(tmp_path)
+    nothing = Behaviour.from_batches([], {})
+    shop.release(learn(nothing, embeddings(), TrainingSection.model_validate(TRAINING)))
+    engine = shop.engine()
+    assert engine.view.release.model.item_gain == 1.0
+    rng = np.random.default_rng(0)
+    rows = [
+        did(f"i{n}", f"u{n % 30}", f"item-{rng.integers(20)}", timestamp=START_S + 3600.0 * n)
+        for n in range(400)
+    ]
+    observe(engine, *rows)
+    engine.refit()
+    assert engine.view.release.metrics["calibration_visits"] >= 20
+    gain = engine.view.release.model.item_gain
+    assert gain != 1.0
+    engine.refit()
+    assert engine.view.release.model.item_gain == gain

@@ -67,7 +67,7 @@ def test_nothing_unfinished_is_left_behind(folder: Path) -> None:
     assert sorted(path.name for path in folder.parent.iterdir()) == sorted([folder.name, "current"])
 
 
-@pytest.mark.parametrize("release_id", ["unknown", "", "current"])
+@pytest.mark.parametrize("release_id", ["unknown", "", "current", "../releases", "."])
 def test_promoting_what_is_not_there_is_refused(folder: Path, release_id: str) -> None:
     with pytest.raises(NotFound, match=re.escape(f"there is no release '{release_id}' in")):
         promote(folder.parent, release_id)
