@@ -17,6 +17,8 @@ _ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # nothing else routes to a local Serve
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",  # messages come at once or, when Ray stops, not at all
+    "RAY_worker_niceness": "0",  # by default replicas give way (15) to everything else on the CPU
 }
 # Fixed by default. A server that is still starting sends its requests to the fallback port, and if
 # that belongs to another server on the machine, they reach the wrong one and look answered.
@@ -31,7 +33,7 @@ _FREE_PORTS = (
 def run(path: str, overrides: Sequence[str], address: str | None) -> int:
     """Serve until interrupted; return the exit status."""
     config = Config.load(path, overrides)
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS") or None
     if address is None:
         check_port(config.serving.host, config.serving.port)
         prepare_environment()

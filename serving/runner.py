@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -31,6 +31,7 @@ _OBJECT_STORE_BYTES = 150_000_000  # requests do not pass through it
 _SYSTEM_CPUS = 1
 _READY_S = 120.0
 _POLL_S = 0.1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 
@@ -43,18 +44,23 @@ class Served(Struct, frozen=True, kw_only=True):
 
 def serve_until_stopped(config: Config, address: str | None) -> int:
     """Serve until SIGINT or SIGTERM; return the exit status."""
-    stopped = threading.Event()
-    with running(config, address) as served:
-        with _signals(stopped):
+    try:
+        with running(config, address, on_start=_interrupt_on_signals) as served:
             print(_banner(config, served), flush=True)
-            stopped.wait()
-        print("Stopping.", flush=True)
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        print("Stopped.", flush=True)
     return 0
 
 
 @contextmanager
-def running(config: Config, address: str | None = None) -> Iterator[Served]:
-    """Run the applications, ready, for the time of the block; the value says where."""
+def running(
+    config: Config, address: str | None = None, on_start: Callable[[], None] = lambda: None
+) -> Iterator[Served]:
+    """Run the applications, ready, for the time of the block; the value says where.
+
+    `on_start` is called once Ray runs, which replaces the handlers of signals.
+    """
     serving = config.serving
     latest(config.releases.path)  # say what is wrong with it before anything is started
     if address is None:
@@ -72,6 +78,7 @@ def running(config: Config, address: str | None = None) -> Iterator[Served]:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     applications = targets(config)
     try:
+        on_start()
         if address is not None:
             _check_cluster()
         serve.start(http_options={"host": serving.host, "port": serving.port})
@@ -85,12 +92,13 @@ def running(config: Config, address: str | None = None) -> Iterator[Served]:
         yield Served(url=url, dashboard=context.dashboard_url)
     finally:
         if address is None:
-            with contextlib.redirect_stderr(io.StringIO()):  # the raylet reports its own end
+            with contextlib.redirect_stdout(io.StringIO()):  # Ray prints its own end as a failure
                 serve.shutdown()  # type: ignore[no-untyped-call]
+                ray.shutdown(wait_for_processes=True)
         else:
             for application in applications:
                 serve.delete(application.name, _blocking=False)
-        ray.shutdown()
+            ray.shutdown()
 
 
 def wait_ready(url: str, timeout_s: float = _READY_S) -> Readiness:
@@ -145,19 +153,16 @@ def _explained(error: RuntimeError) -> RoveError:
     return RoveError(f"cannot be deployed: {error}")
 
 
-@contextmanager
-def _signals(stopped: threading.Event) -> Iterator[None]:
-    """Set `stopped` on SIGINT and SIGTERM."""
+def _interrupt_on_signals() -> None:
+    """Have the first SIGINT or SIGTERM raise `KeyboardInterrupt`, and ignore further ones."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        stopped.set()
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in _SIGNALS:
+        signal.signal(number, stop)
 
 
 def _banner(config: Config, served: Served) -> str:

@@ -28,6 +28,7 @@ from rove.events import Decision, Interaction, Outcome, RankRequest
 
 Vector = npt.NDArray[np.float32]
 T = TypeVar("T")
+_PATIENCE = 8  # rounds of the event loop without a new request, about 30 microseconds
 logger = logging.getLogger(__name__)
 
 
@@ -169,12 +170,21 @@ class EngineTurns(Generic[E]):
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while not self._stopping:
+            self._wake.clear()
+            await self._gather()
             turn = self._take()
-            if not turn:
-                self._wake.clear()
+            if turn:
+                _settle(await loop.run_in_executor(self._thread, self._play, turn))
+            else:
                 await self._wake.wait()
-                continue
-            _settle(await loop.run_in_executor(self._thread, self._play, turn))
+
+    async def _gather(self) -> None:
+        """Let answers go out and requests come in that are half way: they share the next turn."""
+        num_waiting, patience = -1, _PATIENCE
+        while patience:
+            before, num_waiting = num_waiting, len(self._ranks) + len(self._events)
+            patience = _PATIENCE if num_waiting > before else patience - 1
+            await asyncio.sleep(0)
 
     def _take(self) -> _Turn:
         """Take the next turn's work off the queues."""
