@@ -133,7 +133,7 @@ class PolicySection(Section):
     """Share of a uniform choice mixed into every policy, so that every propensity is positive."""
     max_explore_slots: Annotated[int, Field(ge=0)] = 2
     """At most this many slots of a slate may differ from the greedy choice."""
-    shortlist: Annotated[int, Field(ge=1)] = 128
+    shortlist: Annotated[int, Field(ge=1)] = 64
     """Larger candidate sets are cut to this many by optimistic score before the policy chooses."""
 
 

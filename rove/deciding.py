@@ -217,7 +217,7 @@ class Decider:
     ) -> Vectors:
         if not self._optimism:
             return mean_n
-        deviation_J = self._scorer.catalogue_deviation(part, user.has_past)
+        deviation_J = part.deviation_J[user.has_past]
         optimistic_n: Vectors = mean_n + np.float32(self._optimism) * deviation_J[rows]
         return optimistic_n
 

@@ -30,7 +30,7 @@ from rove.attribution import attribution
 from rove.catalogue import Item
 from rove.config import Config
 from rove.deciding import Choice
-from rove.errors import InvalidInput, NotFound, ReleaseError, RoveError, shown
+from rove.errors import Conflict, InvalidInput, NotFound, ReleaseError, RoveError, shown
 from rove.events import (
     Decision,
     Interaction,
@@ -124,23 +124,22 @@ class Engine:
                 digests[number] = digest_of(request)
             except RoveError as error:
                 results[number] = error
-        ids = [event_id for n in digests if (event_id := requests[n].event_id) is not None]
-        known = self._ledger.decisions(ids) if ids else {}
         fresh: dict[str, int] = {}
         repeated: list[tuple[int, str]] = []
         for number in digests:
             event_id = requests[number].event_id or uuid4().hex
-            if event_id in known or event_id in fresh:
+            if event_id in fresh:
                 repeated.append((number, event_id))
             else:
                 fresh[event_id] = number
         decisions = self._decide(requests, digests, fresh, query_vectors or {}, results)
-        if decisions:
-            with self._ledger.transaction() as transaction:
-                transaction.add_decisions(list(decisions.values()))
-        known.update(decisions)
+        before = self._store_new(decisions)
+        # What cannot be decided any more may have been decided before.
+        before |= self._ledger.decisions([e for e in fresh if e not in decisions])
+        repeated += [(fresh[event_id], event_id) for event_id in before]
         for number, event_id in repeated:
-            results[number] = answer_again(known.get(event_id), digests[number], event_id)
+            decision = before.get(event_id) or decisions.get(event_id)
+            results[number] = answer_again(decision, digests[number], event_id)
         return [result for result in results if result is not None]
 
     def observe(self, interactions: Sequence[Interaction]) -> list[Outcome]:
@@ -293,6 +292,23 @@ class Engine:
             else:
                 results[number] = choice
         return decisions
+
+    def _store_new(self, decisions: Mapping[str, Decision]) -> dict[str, Decision]:
+        """Store decisions; return those whose ids are stored already, as they were stored.
+
+        Nearly every id is new, so it is stored first and looked up only if that fails.
+        """
+        if not decisions:
+            return {}
+        try:
+            with self._ledger.transaction() as transaction:
+                transaction.add_decisions(list(decisions.values()))
+        except Conflict:
+            before = self._ledger.decisions(list(decisions))
+            with self._ledger.transaction() as transaction:
+                transaction.add_decisions([d for e, d in decisions.items() if e not in before])
+            return before
+        return {}
 
     def _complete(self, interaction: Interaction) -> Interaction:
         """Return the interaction with its time filled in, or say why it cannot be stored."""

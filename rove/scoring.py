@@ -34,6 +34,8 @@ class ItemPart:
 
     mean_J: Vectors
     variance_J: Vectors
+    deviation_J: dict[bool, Vectors]
+    """Standard deviation of the whole reward, for users without and with a past."""
 
 
 class Scorer:
@@ -67,11 +69,16 @@ class Scorer:
 
     def item_part(self) -> ItemPart:
         """Return the item part of all scores as of now."""
-        share_J, variance_J = self._means.share()
-        gain = self.model.item_gain
+        share_J, share_variance_J = self._means.share()
+        item_gain, taste_gain = self.model.item_gain, np.float32(self.model.taste_gain**2)
+        variance_J = (item_gain**2 * share_variance_J).astype(np.float32)
         return ItemPart(
-            mean_J=(gain * share_J).astype(np.float32),
-            variance_J=(gain**2 * variance_J).astype(np.float32),
+            mean_J=(item_gain * share_J).astype(np.float32),
+            variance_J=variance_J,
+            deviation_J={
+                has_past: np.sqrt(variance_J + taste_gain * taste_J)
+                for has_past, taste_J in self._variance_J.items()
+            },
         )
 
     def tastes(self, users: Sequence[User], now_s: float) -> list[Taste]:
@@ -105,12 +112,6 @@ class Scorer:
         np.matmul(mean_BD, added.T, out=mean_BJ[:, len(released) :])
         mean_BJ += part.mean_J
         return mean_BJ
-
-    def catalogue_deviation(self, part: ItemPart, has_past: bool) -> Vectors:
-        """Return the standard deviation of every row's reward for users of one kind, (J,)."""
-        gain = np.float32(self.model.taste_gain**2)
-        deviation_J: Vectors = np.sqrt(part.variance_J + gain * self._variance_J[has_past])
-        return deviation_J
 
     def means(self, part: ItemPart, taste: Taste, rows: Rows) -> Vectors:
         """Return the mean reward of some rows, (n,)."""

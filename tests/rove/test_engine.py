@@ -283,7 +283,7 @@ def test_optimism_keeps_uncertain_items_in_the_shortlist(shop: Shop) -> None:
     """Strong confidence bounds show one of the most uncertain items, not the best mean."""
     engine = shop.engine(kind="ucb", strength=1000.0, shortlist=4, max_explore_slots=1)
     part = engine.view.scorer.item_part()
-    deviation_J = engine.view.scorer.catalogue_deviation(part, False)
+    deviation_J = part.deviation_J[False]
     first = rank(engine, request("nobody", k=1)).slots[0]
     row = engine.view.index.row(first.item_id)
     assert row in np.argsort(-deviation_J)[:4] and first.reason == "explore"

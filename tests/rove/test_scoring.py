@@ -82,13 +82,13 @@ def test_the_catalogue_s_deviation_lacks_only_the_user_s_own_part(view: View) ->
     part = view.scorer.item_part()
     taste = view.scorer.taste(user(view, "bob"), view.now_s)
     exact = view.scorer.deviations(part, user(view, "bob"), taste, ROWS)
-    shared = view.scorer.catalogue_deviation(part, True)[ROWS]
+    shared = part.deviation_J[True][ROWS]
     assert (shared <= exact * 1.0001).all() and (shared > 0.5 * exact).all()
 
 
 def test_a_new_user_is_less_certain_than_one_with_a_past(view: View) -> None:
     part = view.scorer.item_part()
-    new, old = (view.scorer.catalogue_deviation(part, has_past) for has_past in (False, True))
+    new, old = (part.deviation_J[has_past] for has_past in (False, True))
     assert (new >= old).all() and new.sum() > old.sum()
 
 
@@ -102,7 +102,9 @@ def test_variance_is_that_of_draws(view: View) -> None:
     spread_K = np.sqrt(model.prior_variance_K)
     phi[:, num_text:] += rng.normal(size=(50_000, len(spread_K))) * spread_K
     drawn = model.taste_gain * (phi * theta).sum(1)
-    nothing = ItemPart(mean_J=np.zeros(62, np.float32), variance_J=np.zeros(62, np.float32))
+    nothing = ItemPart(
+        mean_J=np.zeros(62, np.float32), variance_J=np.zeros(62, np.float32), deviation_J={}
+    )
     rows: Rows = np.array([60], np.intp)
     assert view.scorer.means(nothing, taste, rows)[0] == pytest.approx(
         drawn.mean(), abs=5 * drawn.std() / 50_000**0.5
