@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+import msgspec
+from msgspec import Struct
 from ray.serve import Application, RunTarget
 
 from rove.config import Config
@@ -27,6 +28,7 @@ from serving.learner import Learner
 from serving.routing import shard_app, shard_path
 from serving.shard import BanditShard
 
+A = TypeVar("A", bound="Arguments")
 _STOP_S = 5.0
 _CHECK_S = 2.0
 _SQLITE = "sqlite:///"
@@ -34,10 +36,8 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 _QUIET = {"enable_access_log": False}
 
 
-class AppArguments(BaseModel):
+class Arguments(Struct, frozen=True, forbid_unknown_fields=True):
     """`args` of an application in a Serve configuration file."""
-
-    model_config = ConfigDict(extra="forbid")
 
     config: str
     """Path of the Rove configuration on the cluster."""
@@ -45,35 +45,49 @@ class AppArguments(BaseModel):
     """`a.b=c` each."""
 
 
-class ShardArguments(AppArguments):
+class ShardArguments(Arguments, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`args` of a shard's application."""
 
     shard: int
 
 
-def shard(args: ShardArguments) -> Application:
+def shard(args: dict[str, Any]) -> Application:
     """Build the application of one shard."""
-    config = Config.load(args.config, args.overrides)
-    if not 0 <= args.shard < config.serving.shards:
+    arguments = _checked(args, ShardArguments)
+    config = Config.load(arguments.config, arguments.overrides)
+    if not 0 <= arguments.shard < config.serving.shards:
         raise ConfigError(
-            f"shard must be in 0..{config.serving.shards - 1} (serving.shards), got {args.shard}"
+            f"shard must be in 0..{config.serving.shards - 1} (serving.shards), "
+            f"got {arguments.shard}"
         )
-    return shard_application(config, args.shard)
+    return shard_application(config, arguments.shard)
 
 
-def gateway(args: AppArguments) -> Application:
+def gateway(args: dict[str, Any]) -> Application:
     """Build the gateway's application."""
-    return gateway_application(Config.load(args.config, args.overrides))
+    return gateway_application(_config(args))
 
 
-def encoder(args: AppArguments) -> Application:
+def encoder(args: dict[str, Any]) -> Application:
     """Build the encoder's application."""
-    return encoder_application(Config.load(args.config, args.overrides))
+    return encoder_application(_config(args))
 
 
-def learner(args: AppArguments) -> Application:
+def learner(args: dict[str, Any]) -> Application:
     """Build the learner's application."""
-    return learner_application(Config.load(args.config, args.overrides))
+    return learner_application(_config(args))
+
+
+def _config(args: dict[str, Any]) -> Config:
+    arguments = _checked(args, Arguments)
+    return Config.load(arguments.config, arguments.overrides)
+
+
+def _checked(args: dict[str, Any], kind: type[A]) -> A:
+    try:
+        return msgspec.convert(args, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"args of the application: {error}") from None
 
 
 def shard_application(config: Config, shard: int) -> Application:

@@ -64,7 +64,7 @@ def running(
     serving = config.serving
     latest(config.releases.path)  # say what is wrong with it before anything is started
     if address is None:
-        context = ray.init(
+        dashboard = ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, _SYSTEM_CPUS + math.ceil(_cpus(config))),
             object_store_memory=_OBJECT_STORE_BYTES,
@@ -72,9 +72,9 @@ def running(
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.WARNING,
-        )
+        ).dashboard_url
     else:
-        context = ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        dashboard = _attach(address)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     applications = targets(config)
     try:
@@ -89,7 +89,7 @@ def running(
         url = f"http://{_EVERY_ADDRESS.get(serving.host, serving.host)}:{serving.port}"
         if address is None:
             wait_ready(url)
-        yield Served(url=url, dashboard=context.dashboard_url)
+        yield Served(url=url, dashboard=dashboard)
     finally:
         if address is None:
             with contextlib.redirect_stdout(io.StringIO()):  # Ray prints its own end as a failure
@@ -125,6 +125,17 @@ def _cpus(config: Config) -> float:
         + serving.encoder_replicas * serving.encoder_cpus
         + serving.learner_cpus
     )
+
+
+def _attach(address: str) -> str | None:
+    """Connect to a running cluster and return its dashboard's address."""
+    try:
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"no Ray cluster at {address!r}: {reason}") from None
+    url: str | None = context.dashboard_url
+    return url
 
 
 @ray.remote(num_cpus=0)
