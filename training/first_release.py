@@ -94,10 +94,10 @@ def _behaviour(config: Config, items: Sequence[Item], from_ledger: bool) -> Beha
         return Behaviour.from_batches([], rows)
     table, report = read_interactions(source)
     print("\n".join(report.lines()))
-    return Behaviour.from_batches([_rewarded(table, config)], rows)
+    return Behaviour.from_batches([rewarded(table, config)], rows)
 
 
-def _rewarded(table: pa.Table, config: Config) -> pa.Table:
+def rewarded(table: pa.Table, config: Config) -> pa.Table:
     """Add what each interaction is worth as the column `reward`."""
     names = ("value", "duration_s", "watch_ratio")
     value, duration_s, watch_ratio = (

@@ -61,8 +61,8 @@ class Quality:
 
 def measure(past: Behaviour, future: Behaviour, embeddings_JE: Vectors, config: Config) -> Quality:
     """Learn from `past` and rank for at most the first 2,000 useful visits of `future`."""
-    history = _log(past)
-    baskets = _log(future).baskets()[:MAX_VISITS]
+    history = log_of(past)
+    baskets = log_of(future).baskets()[:MAX_VISITS]
     requests = requests_of(history, baskets)
     rivals: dict[str, Baseline] = {
         "popularity, 28 days": RecentPopularity(28.0),
@@ -144,7 +144,8 @@ class LearnedRanking:
         known.learn(observations, self._features.__getitem__, self._learned.model.taste_half_life_s)
 
 
-def _log(behaviour: Behaviour) -> Log:
+def log_of(behaviour: Behaviour) -> Log:
+    """Return the interactions as the baselines take them; a visit is a session."""
     return Log(
         users=behaviour.users,
         items=behaviour.items,
