@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -48,12 +48,15 @@ class Measurement(Struct, frozen=True, kw_only=True):
     p99_ms: float
     statuses: dict[int, int]
     """Status -> number of answers."""
+    num_reconnects: int
 
 
 class _Run:
     """What all connections share."""
 
     def __init__(self, load: Load) -> None:
+        self.host = load.host
+        self.port = load.port
         self.requests = load.requests
         self.n = load.first_n
         self.next = 0
@@ -62,6 +65,8 @@ class _Run:
         self.ends = self.started + load.duration_s
         self.latencies: list[float] = []
         self.statuses: Counter[int] = Counter()
+        self.num_reconnects = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def request(self) -> bytes:
         """Return the bytes of the next request."""
@@ -73,6 +78,21 @@ class _Run:
         content = body.encode()
         head = f"{method} {path} HTTP/1.1\r\n{self.head}content-length: {len(content)}\r\n\r\n"
         return head.encode() + content
+
+    def reconnect(self, done: asyncio.Future[None]) -> None:
+        """Open a connection in place of one that was closed."""
+        task = asyncio.create_task(self.connect(done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def connect(self, done: asyncio.Future[None]) -> None:
+        """Open a connection, which sends one request after another and then sets `done`."""
+        try:
+            await asyncio.get_running_loop().create_connection(
+                partial(_Connection, self, done), self.host, self.port
+            )
+        except OSError as error:
+            done.set_exception(error)
 
 
 class _Connection(asyncio.Protocol):
@@ -121,7 +141,13 @@ class _Connection(asyncio.Protocol):
             self._done.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self._done.done():
+        if self._done.done():
+            return
+        if error is None and time.perf_counter() < self._run.ends:
+            # HAProxy closes connections when its configuration changes: ask again on a new one.
+            self._run.num_reconnects += 1
+            self._run.reconnect(self._done)
+        else:
             self._done.set_exception(error or ConnectionError("closed by the server"))
 
 
@@ -132,7 +158,7 @@ async def _measure(load: Load) -> Measurement:
     for _ in range(load.num_connections):
         done = loop.create_future()
         waiting.append(done)
-        await loop.create_connection(partial(_Connection, run, done), load.host, load.port)
+        await run.connect(done)
     await asyncio.gather(*waiting)
     latencies_ms = np.array(run.latencies) * 1000.0
     return Measurement(
@@ -141,6 +167,7 @@ async def _measure(load: Load) -> Measurement:
         p50_ms=float(np.quantile(latencies_ms, 0.5)),
         p99_ms=float(np.quantile(latencies_ms, 0.99)),
         statuses=dict(run.statuses),
+        num_reconnects=run.num_reconnects,
     )
 
 

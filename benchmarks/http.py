@@ -159,7 +159,11 @@ def served(config: Config) -> Iterator[None]:
 
 def _prepared(path: str, overrides: Sequence[str], folder: Path) -> tuple[Config, Any]:
     """Return the configuration, with a ledger of its own, and the history it holds."""
-    own = [f"store.url=sqlite:///{folder}", f"serving.port={free_port()}"]
+    own = [
+        f"store.url=sqlite:///{folder}",
+        f"serving.port={free_port()}",
+        "serving.refit_interactions=null",  # a refit would take a core for some seconds
+    ]
     config = Config.load(path, [*own, *overrides])
     assert config.data is not None and config.data.interactions is not None, path
     table, _ = read_interactions(config.data.interactions)
@@ -180,7 +184,8 @@ def _head(config: Config, arguments: Sequence[str], num_items: int) -> list[str]
         f"({platform.machine()}), the load generator on the same cores.",
         "",
         f"{config.serving.shards} shards, {num_items:,} items, history of the users loaded, "
-        f"ledger on (`store.durability={config.store.durability}`), HAProxy mode. Cells: "
+        f"ledger on (`store.durability={config.store.durability}`), HAProxy mode, no refit "
+        "during the run. Cells: "
         "requests/s, p50 ms, p99 ms, share of the empty application's rate; "
         f"medians of {_REPEATS} runs.",
     ]

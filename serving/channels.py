@@ -16,6 +16,7 @@ import msgspec
 from rove.errors import Overloaded, RoveError
 from serving.http import Request, Response, problem
 
+_FRAME_BYTES = 1000  # more than what a request has besides its body
 Many = Callable[[bytes], Awaitable[bytes]]
 
 _encode_requests = msgspec.msgpack.Encoder().encode
@@ -26,9 +27,10 @@ _decode_responses = msgspec.msgpack.Decoder(list[Response]).decode
 class Channel:
     """Requests to one shard, in as few calls as its answers allow."""
 
-    def __init__(self, many: Many, max_batch: int, max_queue: int) -> None:
+    def __init__(self, many: Many, *, max_batch: int, max_queue: int, max_bytes: int) -> None:
         self._many = many
         self._max_batch = max_batch
+        self._max_bytes = max_bytes
         self._max_queue = max_queue
         self._waiting: deque[tuple[Request, asyncio.Future[Response]]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -50,8 +52,7 @@ class Channel:
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                size = min(len(self._waiting), self._max_batch)
-                batch = [self._waiting.popleft() for _ in range(size)]
+                batch = self._take()
                 try:
                     responses = await self._call([request for request, _ in batch])
                 except Exception as error:  # fails these requests, not those that wait
@@ -63,6 +64,17 @@ class Channel:
                         answer.set_result(response)
         finally:
             self._task = None
+
+    def _take(self) -> list[tuple[Request, asyncio.Future[Response]]]:
+        """Take what fits into one call off the queue, at least one request."""
+        batch = [self._waiting.popleft()]
+        size = len(batch[0][0].body)
+        while self._waiting and len(batch) < self._max_batch:
+            size += len(self._waiting[0][0].body) + _FRAME_BYTES
+            if size > self._max_bytes:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
 
     async def _call(self, requests: list[Request]) -> list[Response]:
         try:

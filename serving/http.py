@@ -26,6 +26,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 T = TypeVar("T")
 
 JSON = "application/json"
+MSGPACK = "application/msgpack"
 _TOO_LONG = f"of length <= {MAX_TEXT_LENGTH}"
 
 

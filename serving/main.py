@@ -61,7 +61,8 @@ def check_port(host: str, port: int) -> None:
         except OSError as error:
             raise ConfigError(
                 f"serving.port: cannot listen at {host}:{port} ({error.strerror}); stop what "
-                f"listens there or choose another, as in serving.port={free_port()}"
+                f"listens there (`ss -ltnp` names it; a server that was killed leaves its haproxy "
+                f"behind) or choose another, as in serving.port={free_port()}"
             ) from None
 
 

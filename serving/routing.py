@@ -18,6 +18,8 @@ from rove.sharding import HASH_NAME, shard_of
 from serving.schemas import Topology
 
 SHARD_DEPLOYMENT = "BanditShard"
+MANY_PATH = "/many"
+"""Below a shard's prefix: several requests of a gateway in one (`serving.channels`)."""
 _EPOCH = 1  # a store is made for one number of shards
 _MADE_HERE = re.compile(r"(\d{1,4})-[0-9a-f]{32}")
 

@@ -25,8 +25,15 @@ from rove.events import Decision, Interaction, InteractionType, Outcome, RankReq
 from serving import api
 from serving.channels import answer_many
 from serving.encoder import EncoderClient, QueryVectors
-from serving.http import App, Request, Response, Router, decoder
-from serving.routing import SHARD_DEPLOYMENT, check_owner, new_event_id, reward_id, topology
+from serving.http import MSGPACK, App, Request, Response, Router, decoder
+from serving.routing import (
+    MANY_PATH,
+    SHARD_DEPLOYMENT,
+    check_owner,
+    new_event_id,
+    reward_id,
+    topology,
+)
 from serving.rows import read_events, read_interaction
 from serving.schemas import EventOutcomes, Health, RewardRequest, ShardState, UserReference
 from serving.turns import EngineTurns, Limits
@@ -60,6 +67,11 @@ class ShardApi:
         router = Router()
         for endpoint in api.SHARD_ENDPOINTS:
             router.add(endpoint.method, endpoint.path, getattr(self, endpoint.name))
+
+        async def many(request: Request) -> Response:
+            return Response(200, await answer_many(request.body, router.respond), MSGPACK)
+
+        router.add("POST", MANY_PATH, many)
         return router
 
     async def rank(self, request: Request) -> Response:

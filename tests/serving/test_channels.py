@@ -42,9 +42,13 @@ def played(
 ) -> None:
     async def run() -> None:
         shard = Shard()
-        await script(shard, Channel(shard.many, max_batch, max_queue))
+        await script(shard, channel_to(shard, max_batch, max_queue))
 
     asyncio.run(run())
+
+
+def channel_to(shard: Shard, max_batch: int, max_queue: int, max_bytes: int = 100_000) -> Channel:
+    return Channel(shard.many, max_batch=max_batch, max_queue=max_queue, max_bytes=max_bytes)
 
 
 def get(path: str) -> Request:
@@ -120,5 +124,24 @@ def test_a_client_that_left_does_not_disturb_the_others() -> None:
         shard.gate.set()
         assert (await second).body == b"/b"
         assert (await channel.send(get("/c"))).body == b"/c"
+
+    played(script)
+
+
+def test_a_call_is_bounded_in_bytes() -> None:
+    """Bodies of 40 kB: two fit into 100 kB; one over the bound goes by itself."""
+
+    async def script(shard: Shard, channel: Channel) -> None:
+        shard.gate.clear()
+        first = asyncio.create_task(channel.send(get("/first")))
+        await asyncio.sleep(0.01)
+        bodies = [b"x" * 40_000] * 3 + [b"x" * 150_000]
+        others = [
+            asyncio.create_task(channel.send(Request("POST", "/", body=body))) for body in bodies
+        ]
+        await asyncio.sleep(0.01)
+        shard.gate.set()
+        await asyncio.gather(first, *others)
+        assert shard.sizes == [1, 2, 1, 1]
 
     played(script)
