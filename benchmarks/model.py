@@ -28,8 +28,9 @@ from rove.behaviour import Behaviour
 from rove.config import Config, TrainingSection
 from rove.encoder import Encoder
 from rove.learning import Learned, learn
+from rove.ledger.load import rewarded
 from rove.readers import read_catalogue, read_interactions
-from training.first_release import rewarded
+from rove.rewards import RewardMap
 from training.quality import LearnedRanking, log_of
 
 TEST_SHARE = 0.2
@@ -84,7 +85,7 @@ def read(config: Config) -> Data:
     items, _ = read_catalogue(config.data.catalogue)
     table, _ = read_interactions(config.data.interactions)
     rows = {item.item_id: row for row, item in enumerate(items)}
-    every = Behaviour.from_batches([rewarded(table, config)], rows)
+    every = Behaviour.from_batches([rewarded(table, RewardMap.from_config(config.rewards))], rows)
     past, future = every.split(TEST_SHARE)
     embeddings_JE = Encoder.load(config.encoder).encode([item.text for item in items])
     return Data(every=every, past=past, future=future, embeddings_JE=embeddings_JE)

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,14 @@ class Behaviour:
         """Return, per interaction, the index of its visit's first interaction, (n,)."""
         _, first, inverse = np.unique(self.visits, return_index=True, return_inverse=True)
         return first[inverse]
+
+    def rows_by_visit(self) -> Iterator[Codes]:
+        """Yield the rows of each visit, in the order of the visits' first interactions."""
+        starts = self.visit_starts()
+        order = np.argsort(starts, kind="stable")
+        bounds = np.flatnonzero(np.r_[True, np.diff(starts[order]) != 0, True])
+        for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+            yield order[begin:end]
 
     def targets(self, now: float, half_life_s: float) -> sparse.csr_array:
         """Return the rewards as they count at `now`, (users, items).

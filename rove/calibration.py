@@ -84,11 +84,7 @@ def visits_of(past: Behaviour, future: Behaviour) -> list[Visit]:
     known = np.unique(past.users * past.num_items + past.items).tolist()
     seen = set(known)
     visits = []
-    starts = future.visit_starts()
-    order = np.argsort(starts, kind="stable")
-    bounds = np.flatnonzero(np.r_[True, np.diff(starts[order]) != 0, True])
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
-        rows = order[begin:end]
+    for rows in future.rows_by_visit():
         user, items = int(future.users[rows[0]]), np.unique(future.items[rows])
         pairs = (user * past.num_items + items).tolist()
         fresh = np.array([pair not in seen for pair in pairs])
@@ -103,12 +99,8 @@ def item_means_before(
 ) -> Iterator[ItemMeans]:
     """Yield, for each visit of `future`, the item means as they were before it."""
     means = item_means_of(past, promise_J, half_life_s, pseudo_count)
-    starts = future.visit_starts()
-    order = np.argsort(starts, kind="stable")
-    bounds = np.flatnonzero(np.r_[True, np.diff(starts[order]) != 0, True])
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for rows in future.rows_by_visit():
         yield means
-        rows = order[begin:end]
         times = future.timestamps[rows]
         means.add(future.items[rows], means.decayed(future.rewards[rows], times), times.max())
 

@@ -17,15 +17,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-
 from rove.behaviour import Behaviour
 from rove.catalogue import Item
 from rove.config import Config
 from rove.encoder import Encoder
 from rove.errors import ConfigError, DataError
 from rove.learning import Learned, learn
+from rove.ledger.load import rewarded
 from rove.ledger.scan import all_interactions
 from rove.model import Vectors
 from rove.readers import read_catalogue, read_interactions
@@ -94,20 +92,7 @@ def _behaviour(config: Config, items: Sequence[Item], from_ledger: bool) -> Beha
         return Behaviour.from_batches([], rows)
     table, report = read_interactions(source)
     print("\n".join(report.lines()))
-    return Behaviour.from_batches([rewarded(table, config)], rows)
-
-
-def rewarded(table: pa.Table, config: Config) -> pa.Table:
-    """Add what each interaction is worth as the column `reward`."""
-    names = ("value", "duration_s", "watch_ratio")
-    value, duration_s, watch_ratio = (
-        table[name].to_numpy() if name in table.column_names else np.full(len(table), np.nan)
-        for name in names
-    )
-    rewards = RewardMap.from_config(config.rewards).rewards(
-        table["type"].to_pylist(), value, duration_s, watch_ratio
-    )
-    return table.append_column("reward", pa.array(rewards))
+    return Behaviour.from_batches([rewarded(table, RewardMap.from_config(config.rewards))], rows)
 
 
 def _quality(behaviour: Behaviour, embeddings_JE: Vectors, config: Config) -> Quality | None:

@@ -75,7 +75,7 @@ def load_history(
     table = table.set_column(
         table.schema.get_field_index("interaction_id"), "interaction_id", _ids(table)
     )
-    table = table.append_column("reward", pa.array(_rewards(table, rewards)))
+    table = rewarded(table, rewards)
     users = table["user_id"].combine_chunks().dictionary_encode()
     owners = np.array([shard_of(user, num_shards) for user in users.dictionary.to_pylist()], int)
     owner_of_row = owners[users.indices.to_numpy()] if len(owners) else owners  # (n,)
@@ -164,11 +164,13 @@ def _number_among_equals(kinds: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return numbers
 
 
-def _rewards(table: pa.Table, rewards: RewardMap) -> npt.NDArray[np.float64]:
+def rewarded(table: pa.Table, rewards: RewardMap) -> pa.Table:
+    """Add what each interaction is worth as the column `reward`."""
     value, duration_s, watch_ratio = (
         table[name].to_numpy() for name in ("value", "duration_s", "watch_ratio")
     )
-    return rewards.rewards(table["type"].to_pylist(), value, duration_s, watch_ratio)
+    worth = rewards.rewards(table["type"].to_pylist(), value, duration_s, watch_ratio)
+    return table.append_column("reward", pa.array(worth))
 
 
 def _store(
