@@ -60,12 +60,15 @@ def ips(log: Log, clip: float | None = None) -> Estimate:
     Horvitz & Thompson 1952; Strehl et al. 2010. Unclipped it is unbiased and its variance grows
     with the largest weights; a clip trades that for a bias towards zero.
     """
-    weight_N = log.weight_N if clip is None else np.minimum(log.weight_N, clip)
-    limit = min((one for one in (log.max_weight, clip) if one is not None), default=None)
     low, high = log.reward_range
-    bounds = None if limit is None else (min(0.0, low * limit), max(0.0, high * limit))
-    name = "IPS" if clip is None else "clipped IPS"
-    return Estimate(name=name, term_N=weight_N * log.reward_N, bounds=bounds)
+    limits = [one for one in (log.max_weight, clip) if one is not None and np.isfinite(one)]
+    bounds = None
+    if limits:
+        bounds = (min(0.0, low * min(limits)), max(0.0, high * min(limits)))
+    if clip is None:
+        return Estimate(name="IPS", term_N=log.weight_N * log.reward_N, bounds=bounds)
+    term_N = np.minimum(log.weight_N, clip) * log.reward_N
+    return Estimate(name="clipped IPS", term_N=term_N, bounds=bounds)
 
 
 def snips(log: Log) -> Estimate:

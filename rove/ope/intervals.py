@@ -53,7 +53,18 @@ def bootstrap(
         z = float(stats.norm.ppf((1 + level) / 2))
         margins = [(one, z * one.standard_error) for one in estimates]
         return [Interval(low=e.value - m, high=e.value + m, kind=kind) for e, m in margins]
-    value_DE, error_DE = resample(estimates, rng, draws)
+    return from_draws(estimates, *resample(estimates, rng, draws), kind=kind, level=level)
+
+
+def from_draws(
+    estimates: Sequence[Estimate],
+    value_DE: Floats,
+    error_DE: Floats,
+    *,
+    kind: Kind,
+    level: float = 0.95,
+) -> list[Interval]:
+    """Return the intervals from what `resample` returned."""
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     intervals = []
     for index, one in enumerate(estimates):

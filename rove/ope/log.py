@@ -45,6 +45,10 @@ class Logged:
         n = len(self.action_N)
         if n == 0:
             raise DataError("the log has no decisions; read another file or loosen its filter")
+        if self.action_N.dtype.kind not in "iu":
+            raise DataError(
+                f"actions must be whole numbers, got {self.action_N.dtype}; number the actions"
+            )
         for name in ("reward_N", "propensity_N"):
             check_shape(name, getattr(self, name), (n,))
         if self.features_NF is not None:
@@ -187,7 +191,8 @@ def check_rewards(rewards: Floats, bounds: tuple[float, float]) -> None:
         raise DataError(f"reward_range must be (low, high) with low < high, got {bounds}; swap it")
     refuse("a reward that is no finite number", ~_rows(np.isfinite(rewards)), rewards)
     inside = (rewards >= low) & (rewards <= high)
-    refuse(f"a reward outside reward_range [{low:g}, {high:g}]", ~_rows(inside), rewards)
+    what = f"a reward outside reward_range [{low:g}, {high:g}]"
+    refuse(what, ~_rows(inside), rewards, "correct the rewards, or set reward_range to theirs")
 
 
 def check_propensities(propensities: Floats) -> None:
@@ -204,14 +209,19 @@ def check_distribution(name: str, probability_NS: Floats) -> None:
     refuse(f"{name} probabilities that do not sum to one", off_N, sum_N)
 
 
-def refuse(what: str, bad_N: Mask, values: npt.NDArray[np.generic] | None = None) -> None:
+def refuse(
+    what: str,
+    bad_N: Mask,
+    values: npt.NDArray[np.generic] | None = None,
+    advice: str = "correct the log or leave these rows out (rove.ope.clean)",
+) -> None:
     """Raise `DataError` that names the number of bad rows and the first, if there is one."""
     rows = np.flatnonzero(bad_N)
     if rows.size:
         got = "" if values is None else f", got {values[rows[0]]}"
         raise DataError(
             f"{rows.size:,} of {len(bad_N):,} rows have {what}; the first is row "
-            f"{rows[0]}{got}; correct the log or leave these rows out (rove.ope.clean)"
+            f"{rows[0]}{got}; {advice}"
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from rove.ope.log import Floats, Ints, Logged
 
 _RIDGES = np.geomspace(1e-1, 1e4, 11)
+_KMEANS_STEPS = 50
 
 
 def cross_fitted(logged: Logged, rng: np.random.Generator, *, folds: int = 5) -> Floats:
@@ -96,17 +97,24 @@ def _ridge(x: Floats, y: Floats) -> Floats:
 
 
 def categories_of(embeddings_SD: Floats, num_categories: int, rng: np.random.Generator) -> Ints:
-    """Return a category of every action, (S,), by k-means over the actions' embeddings."""
-    centre_CD = embeddings_SD[rng.permutation(len(embeddings_SD))[:num_categories]]
-    category_S = np.zeros(len(embeddings_SD), dtype=np.int64)
-    for _ in range(50):
-        distance_SC = (
-            np.square(centre_CD).sum(1) - 2 * embeddings_SD @ centre_CD.T
-        )  # + |embedding|^2, the same for all centres
-        nearest_S = distance_SC.argmin(1).astype(np.int64)
+    """Return a category of every action, (S,), by k-means over the actions' embeddings.
+
+    Centres start far apart: the first at random, each next at the action farthest from all before.
+    """
+    chosen = [int(rng.integers(len(embeddings_SD)))]
+    while len(chosen) < min(num_categories, len(embeddings_SD)):
+        chosen.append(int(_distances(embeddings_SD, embeddings_SD[chosen]).min(1).argmax()))
+    centre_CD = embeddings_SD[chosen]
+    category_S = np.full(len(embeddings_SD), -1, dtype=np.int64)
+    for _ in range(_KMEANS_STEPS):
+        nearest_S = _distances(embeddings_SD, centre_CD).argmin(1).astype(np.int64)
         if np.array_equal(nearest_S, category_S):
             break
         category_S = nearest_S
         for one in np.unique(category_S):
             centre_CD[one] = embeddings_SD[category_S == one].mean(0)
     return category_S
+
+
+def _distances(x_SD: Floats, centre_CD: Floats) -> Floats:
+    return np.asarray(np.square(x_SD[:, None, :] - centre_CD).sum(2))
