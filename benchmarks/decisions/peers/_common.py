@@ -51,9 +51,11 @@ def top(score_BS: Floats, batch: Batch, num_slots: int, rng: np.random.Generator
     if num_slots == 1 and (score_BS.max(1, keepdims=True) > score_BS).sum() == (
         score_BS.size - len(score_BS)
     ):
-        return score_BS.argmax(1)[:, None]
+        best_B1: Ints = score_BS.argmax(1)[:, None]
+        return best_B1
     order_BS = np.lexsort((rng.random(score_BS.shape), -score_BS), axis=1)
-    return order_BS[:, :num_slots]
+    positions_BK: Ints = order_BS[:, :num_slots]
+    return positions_BK
 
 
 def items_of(batch: Batch) -> Ints:
@@ -72,9 +74,10 @@ def components(world: World, number: int) -> Floats:
     centred_JE = world.text_JE - world.text_JE.mean(0)
     _, axes_EE = np.linalg.eigh(np.asarray(centred_JE.T @ centred_JE, np.float64))
     number = min(number, world.num_items - 1, centred_JE.shape[1])
-    scores_JP = np.asarray(centred_JE, np.float64) @ axes_EE[:, ::-1][:, :number]
+    scores_JP: Floats = np.asarray(centred_JE, np.float64) @ axes_EE[:, ::-1][:, :number]
     scale = float(scores_JP[:, 0].std()) if number else 1.0
-    return scores_JP / max(scale, 1e-12)
+    scores_JP /= max(scale, 1e-12)
+    return scores_JP
 
 
 class Moments:

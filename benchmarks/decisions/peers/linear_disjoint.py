@@ -135,7 +135,7 @@ class DisjointLinear:
 
 
 def _grid(*alphas: float) -> tuple[dict[str, object], ...]:
-    ridges = (1.0, 10.0)
+    ridges = (1.0, 10.0, 300.0)
     return tuple({"alpha": alpha, "ridge": ridge} for alpha in alphas for ridge in ridges)
 
 
@@ -156,7 +156,7 @@ class Disjoint:
         world: World,
         rng: np.random.Generator,
         *,
-        alpha: float = 0.3,
+        alpha: float = 0.1,
         ridge: float = 1.0,
     ) -> DisjointLinear:
         """Return an agent."""
@@ -164,6 +164,6 @@ class Disjoint:
 
 
 PEERS = (
-    Disjoint(name="linucb-disjoint", explore="ucb", grid=_grid(0.1, 0.3, 1.0)),
-    Disjoint(name="lints-disjoint", explore="ts", grid=_grid(0.03, 0.1, 0.3)),
+    Disjoint(name="linucb-disjoint", explore="ucb", grid=_grid(0.1, 0.3)),
+    Disjoint(name="lints-disjoint", explore="ts", grid=_grid(0.03, 0.1)),
 )

@@ -163,7 +163,8 @@ class SharedLinear:
         """Return a deviation of each candidate in units of s, or a joint draw of it, (B, S)."""
         if self._explore == "ucb":
             shared_BS = np.einsum("bsd,bsd->bs", z_BSD @ self._hybrid.covariance_DD, z_BSD)
-            return np.sqrt(np.maximum(shared_BS, 0.0) + own_BS)
+            deviation_BS: Floats = np.sqrt(np.maximum(shared_BS, 0.0) + own_BS)
+            return deviation_BS
         root_DD = np.linalg.cholesky(self._hybrid.covariance_DD)
         beta_BD = self._rng.normal(size=(len(z_BSD), len(root_DD))) @ root_DD.T
         own_draw_BS = np.sqrt(own_BS) * self._rng.normal(size=own_BS.shape)
