@@ -1,6 +1,6 @@
 """Off-policy estimators and intervals against known truth, written to benchmarks/ope.md.
 
-    python -m benchmarks.ope --data FOLDER [--output benchmarks/ope.md]
+    python -m benchmarks.ope --data FOLDER [--seed 2026] [--output benchmarks/ope.md]
 
 FOLDER holds jester_a/ratings_wide.parquet and upworthy_a/packages.parquet. Logs are drawn from
 users with all ratings (Jester) and from headline tests with known click rates (Upworthy) by one
@@ -308,8 +308,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.ope", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="FOLDER")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/ope.md"))
+    parser.add_argument("--seed", type=int, default=2026)
     options = parser.parse_args(arguments)
-    start, rng = time.perf_counter(), np.random.default_rng(2026)
+    start, rng = time.perf_counter(), np.random.default_rng(options.seed)
     worlds = [jester(options.data), upworthy(options.data)]
     parts: list[str] = []
     for world in worlds:
@@ -342,7 +343,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head = [
         "# Off-policy estimators against known truth",
         "",
-        f"`python -m benchmarks.ope --data FOLDER`, {datetime.date.today()}, one core "
+        f"`python -m benchmarks.ope --data FOLDER --seed {options.seed}`, "
+        f"{datetime.date.today()}, one core "
         f"({platform.machine()}), {time.perf_counter() - start:.0f} s.",
     ]
     options.output.write_text("\n".join([*head, *parts]) + "\n", "utf-8")

@@ -54,7 +54,12 @@ def read_open_bandit(path: str | Path, *, policy: str | None = None) -> tuple[Lo
     """
     table = _table(Path(path))
     if policy is not None and "policy" in table.column_names:
+        found = pc.unique(table["policy"]).to_pylist()
         table = table.filter(pc.equal(table["policy"], policy))
+        if table.num_rows == 0:
+            raise DataError(
+                f"{path} has no rows of the policy {policy!r}, got {shown(found)}; name one of them"
+            )
     columns = {name: _numbers(table, name, path) for name in _NAMES}
     actions = columns["item_id"]
     action_N = np.where(np.isfinite(actions), actions, -1).astype(np.int64)

@@ -50,9 +50,7 @@ def bootstrap(
     - normal: value +- 1.96 standard errors for 95 %; draws nothing.
     """
     if kind == "normal":
-        z = float(stats.norm.ppf((1 + level) / 2))
-        margins = [(one, z * one.standard_error) for one in estimates]
-        return [Interval(low=e.value - m, high=e.value + m, kind=kind) for e, m in margins]
+        return [_normal(one, level) for one in estimates]
     return from_draws(estimates, *resample(estimates, rng, draws), kind=kind, level=level)
 
 
@@ -65,23 +63,43 @@ def from_draws(
     level: float = 0.95,
 ) -> list[Interval]:
     """Return the intervals from what `resample` returned."""
+    return [
+        _normal(one, level)
+        if kind == "normal"
+        else _resampled(one, value_DE[:, index], error_DE[:, index], kind, level)
+        for index, one in enumerate(estimates)
+    ]
+
+
+def _resampled(
+    one: Estimate, value_D: Floats, error_D: Floats, kind: Kind, level: float
+) -> Interval:
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    intervals = []
-    for index, one in enumerate(estimates):
-        value_D, error_D = value_DE[:, index], error_DE[:, index]
-        finite_D = np.isfinite(value_D)
-        if kind == "percentile":
-            low, high = np.quantile(value_D[finite_D], tails)
-        elif kind == "bca":
-            low, high = np.quantile(value_D[finite_D], _bca(one, value_D[finite_D], tails))
-        else:
-            usable_D = finite_D & (error_D > 1e-12 * max(abs(one.value), 1e-12))
-            t_D = (value_D[usable_D] - one.value) / error_D[usable_D]
-            below, above = np.quantile(t_D, tails) if t_D.size else (0.0, 0.0)
-            low = one.value - above * one.standard_error
-            high = one.value - below * one.standard_error
-        intervals.append(Interval(low=float(low), high=float(high), kind=kind))
-    return intervals
+    finite_D = np.isfinite(value_D)  # a ratio without a row to use is not a number
+    value_D, error_D = value_D[finite_D], error_D[finite_D]
+    if kind == "studentised":
+        low, high = _studentised(one, value_D, error_D, tails)
+    else:
+        levels = _bca(one, value_D, tails) if kind == "bca" else tails
+        low, high = np.quantile(value_D, levels).tolist()
+    return Interval(low=low, high=high, kind=kind)
+
+
+def _normal(one: Estimate, level: float) -> Interval:
+    margin = float(stats.norm.ppf((1 + level) / 2)) * one.standard_error
+    return Interval(low=one.value - margin, high=one.value + margin, kind="normal")
+
+
+def _studentised(
+    one: Estimate, value_D: Floats, error_D: Floats, tails: Floats
+) -> tuple[float, float]:
+    """Return the bounds; draws of equal terms have no error and are left out."""
+    usable_D = error_D > 1e-12 * max(abs(one.value), 1e-12)
+    if not usable_D.any():
+        return one.value, one.value
+    t_D = (value_D[usable_D] - one.value) / error_D[usable_D]
+    below, above = np.quantile(t_D, tails)
+    return one.value - above * one.standard_error, one.value - below * one.standard_error
 
 
 def resample(

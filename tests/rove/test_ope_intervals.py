@@ -26,7 +26,7 @@ from rove.ope import (
     tuned_shrinkage,
     tuned_switch,
 )
-from rove.ope.intervals import Kind, resample
+from rove.ope.intervals import Kind, from_draws, resample
 
 TRUTH = 0.5 * 0.2 + 0.4 * 0.5 + 0.1 * 0.8
 KINDS: tuple[Kind, ...] = ("percentile", "bca", "studentised", "normal")
@@ -74,6 +74,28 @@ def test_resampled_values_and_errors_are_those_of_the_estimates() -> None:
         assert values[:, column].mean() == pytest.approx(one.value, abs=0.1 * one.standard_error)
         assert values[:, column].std() == pytest.approx(one.standard_error, rel=0.05)
         assert errors[:, column].mean() == pytest.approx(one.standard_error, rel=0.05)
+
+
+def test_each_kind_is_read_from_the_draws_in_its_own_way() -> None:
+    """Terms 0, 4, error 2; values 0, 1, 2, 3, 4 drawn with errors 1, 1, 1, 1, 1.
+
+    percentile at 50 %: 1 to 3; studentised: t from -1 to 1, 2 +- 2; normal: 2 +- .674 * 2.
+    """
+    estimate, values = fixed("x", 0.0, 4.0), np.arange(5.0)[:, None]
+    found = {
+        kind: from_draws([estimate], values, np.ones((5, 1)), kind=kind, level=0.5)[0]
+        for kind in KINDS
+    }
+    assert (found["percentile"].low, found["percentile"].high) == (1.0, 3.0)
+    assert (found["studentised"].low, found["studentised"].high) == (0.0, 4.0)
+    assert found["normal"].high == pytest.approx(2 + 0.6745 * 2, abs=1e-4)
+    # No bias and no skewness: BCa is the percentile interval.
+    assert (found["bca"].low, found["bca"].high) == pytest.approx((1.0, 3.0))
+    assert (
+        found["normal"]
+        == bootstrap([estimate], np.random.default_rng(0), kind="normal", level=0.5)[0]
+    )
+    assert [one.kind for one in found.values()] == list(KINDS)
 
 
 def test_the_same_generator_gives_the_same_interval() -> None:
