@@ -55,7 +55,7 @@ Ints = npt.NDArray[np.int64]
 
 SIZES = (300, 1000, 3000, 10_000)
 COVERAGE_SIZES = {"Jester": 1000, "Upworthy": 3000}
-NUM_COVERAGE, NUM_ERRORS, NUM_SLATES = 500, 150, 500
+NUM_COVERAGE, NUM_ERRORS, NUM_SLATES = 1000, 150, 500
 NUM_DRAWS = 400
 KINDS: tuple[Kind, ...] = ("percentile", "bca", "studentised", "normal")
 _GAUGE = (5, 7, 8, 13, 15, 16, 17, 18, 19, 20)
@@ -346,6 +346,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"`python -m benchmarks.ope --data FOLDER --seed {options.seed}`, "
         f"{datetime.date.today()}, one core "
         f"({platform.machine()}), {time.perf_counter() - start:.0f} s.",
+        "",
+        "A measured coverage of 95 % has a standard error of "
+        f"{np.sqrt(0.0475 / NUM_COVERAGE):.1%}. Intervals of DM, DRos, SWITCH-DR, clipped IPS and MIPS do not know of the bias these "
+        "estimators accept. A sequence has to hold after every row, and bets for the log's end.",
     ]
     options.output.write_text("\n".join([*head, *parts]) + "\n", "utf-8")
 
