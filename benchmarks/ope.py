@@ -348,7 +348,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"({platform.machine()}), {time.perf_counter() - start:.0f} s.",
         "",
         "A measured coverage of 95 % has a standard error of "
-        f"{np.sqrt(0.0475 / NUM_COVERAGE):.1%}. Intervals of DM, DRos, SWITCH-DR, clipped IPS and MIPS do not know of the bias these "
+        f"{np.sqrt(0.0475 / NUM_COVERAGE):.1%}. Intervals of DM, DRos, SWITCH-DR, "
+        "clipped IPS and MIPS do not know of the bias these "
         "estimators accept. A sequence has to hold after every row, and bets for the log's end.",
     ]
     options.output.write_text("\n".join([*head, *parts]) + "\n", "utf-8")
