@@ -7,7 +7,8 @@
 
 A large set of candidates is cut to a shortlist by optimistic score, mean + optimism * deviation,
 so that new and under-explored items stay in; the policy's distribution is exact over the
-shortlist. Requests that arrive together are scored together.
+shortlist. Of a large catalogue only what the release's index finds is scored
+(`rove.shortlisting`). Requests that arrive together are scored together.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from rove.events import Explanation, RankRequest, Slot
 from rove.explaining import explain
 from rove.item_index import ItemIndex, Rows
 from rove.policies import policy_of
-from rove.scoring import ItemPart, Scorer
+from rove.scoring import Part, Scorer
+from rove.shortlisting import shortlister_of
 from rove.slates import fill
 from rove.users import Taste, User
 
@@ -67,6 +69,7 @@ class Decider:
         self._policy = policy_of(section)
         self._index = index
         self._scorer = scorer
+        self._shortlister = shortlister_of(index, scorer)
         self._optimism = {
             "ucb": section.strength,
             "thompson": _OPTIMISM * section.strength,
@@ -81,9 +84,9 @@ class Decider:
         query_vectors: Mapping[str, Vectors],
     ) -> list[Choice | RoveError]:
         """Return a choice, or what is wrong with the request, for each request."""
-        part = self._scorer.item_part()
         tastes = self._scorer.tastes(users, now_s)
-        catalogue_BJ = self._catalogue_means(requests, tastes, part)
+        retrieved = self._retrieved(requests, users, tastes, seeds)
+        part, catalogue_BJ = self._catalogue_means(requests, tastes, retrieved)
         results: list[Choice | RoveError | None] = [None] * len(requests)
         found: list[tuple[int, _Candidates]] = []
         for number, request in enumerate(requests):
@@ -94,6 +97,7 @@ class Decider:
                     tastes[number],
                     part,
                     catalogue_BJ.get(number),
+                    retrieved.get(number),
                     query_vectors,
                 )
             except RoveError as error:
@@ -116,27 +120,62 @@ class Decider:
             )
         return [result for result in results if result is not None]
 
-    def _catalogue_means(
-        self, requests: Sequence[RankRequest], tastes: Sequence[Taste], part: ItemPart
-    ) -> dict[int, Vectors]:
-        """Score the whole catalogue for all requests that want it, in one product."""
-        whole = [n for n, request in enumerate(requests) if request.candidates is None]
-        if not whole or len(self._index) == 0:
+    def _retrieved(
+        self,
+        requests: Sequence[RankRequest],
+        users: Sequence[User],
+        tastes: Sequence[Taste],
+        seeds: Sequence[int],
+    ) -> dict[int, Rows]:
+        """Return the rows to look at of the requests that the release's index can answer."""
+        if self._shortlister is None:
             return {}
+        whole = [n for n, request in enumerate(requests) if request.candidates is None]
+        side = self._shortlister.side_rows() if whole else np.zeros(0, np.intp)
+        retrieved = {}
+        for n in whole:
+            closed = np.unique(self._closed(requests[n], users[n]))
+            size = max(self._section.shortlist, 2 * requests[n].k)
+            found = self._shortlister.rows(
+                users[n], tastes[n], closed, size, self._optimism, seeds[n]
+            )
+            if found is not None:
+                retrieved[n] = np.union1d(found, np.setdiff1d(side, closed, assume_unique=True))
+        return retrieved
+
+    def _catalogue_means(
+        self,
+        requests: Sequence[RankRequest],
+        tastes: Sequence[Taste],
+        retrieved: Mapping[int, Rows],
+    ) -> tuple[Part, dict[int, Vectors]]:
+        """Score the whole catalogue for the other requests that want it, in one product."""
+        whole = [n for n, request in enumerate(requests) if request.candidates is None]
+        whole = [number for number in whole if number not in retrieved]
+        if self._shortlister is not None and not whole:
+            return self._scorer.read_part(), {}
+        part = self._scorer.item_part()
+        if not whole or len(self._index) == 0:
+            return part, {}
         mean_BJ = self._scorer.catalogue_means(part, [tastes[number] for number in whole])
-        return dict(zip(whole, mean_BJ, strict=True))
+        return part, dict(zip(whole, mean_BJ, strict=True))
 
     def _candidates(
         self,
         request: RankRequest,
         user: User,
         taste: Taste,
-        part: ItemPart,
+        part: Part,
         catalogue_J: Vectors | None,
+        retrieved: Rows | None,
         query_vectors: Mapping[str, Vectors],
     ) -> _Candidates:
         closed = self._closed(request, user)
-        if request.candidates is None:
+        if retrieved is not None:
+            rows, mean_n = self._cut(retrieved, part, user, taste, request.k)
+            num_open = self._index.num_active - int(self._index.active[np.unique(closed)].sum())
+            digest = f"catalogue-{len(self._index)}"
+        elif request.candidates is None:
             if catalogue_J is None:
                 catalogue_J = np.zeros(0, np.float32)
             rows, mean_n, num_open = self._shortlist(catalogue_J, closed, part, user, request.k)
@@ -196,7 +235,7 @@ class Decider:
         return np.array(rows, np.intp)
 
     def _shortlist(
-        self, mean_J: Vectors, closed: Rows, part: ItemPart, user: User, num_slots: int
+        self, mean_J: Vectors, closed: Rows, part: Part, user: User, num_slots: int
     ) -> tuple[Rows, Vectors, int]:
         """Return the shortlist of the whole catalogue, and how many rows were open."""
         open_J = self._index.active.copy()
@@ -212,9 +251,24 @@ class Decider:
             rows = np.sort(np.argpartition(index_J, len(index_J) - size)[-size:])
         return rows, mean_J[rows], num_open
 
-    def _optimistic(
-        self, mean_n: Vectors, part: ItemPart, user: User, rows: Rows | slice
-    ) -> Vectors:
+    def _cut(
+        self, rows: Rows, part: Part, user: User, taste: Taste, num_slots: int
+    ) -> tuple[Rows, Vectors]:
+        """Cut retrieved rows by exact score: one half by mean, the other by optimistic score.
+
+        In a large catalogue enough uncertain items exist to crowd out the best means.
+        """
+        size = max(self._section.shortlist, 2 * num_slots)
+        mean_n = self._scorer.means(part, taste, rows)
+        if len(rows) <= size:
+            return rows, mean_n
+        best = np.argsort(-mean_n, kind="stable")[: size // 2]
+        index_n = np.array(self._optimistic(mean_n, part, user, rows))
+        index_n[best] = np.inf
+        kept = np.sort(np.argsort(-index_n, kind="stable")[:size])
+        return rows[kept], mean_n[kept]
+
+    def _optimistic(self, mean_n: Vectors, part: Part, user: User, rows: Rows | slice) -> Vectors:
         if not self._optimism:
             return mean_n
         deviation_J = part.deviation_J[user.has_past]
@@ -222,7 +276,7 @@ class Decider:
         return optimistic_n
 
     def _fill(
-        self, batch: Sequence[_Candidates], seeds: Sequence[int], part: ItemPart
+        self, batch: Sequence[_Candidates], seeds: Sequence[int], part: Part
     ) -> list[list[Slot]]:
         """Fill the slates of requests with as many slots and candidates together.
 
@@ -262,7 +316,7 @@ class Decider:
     def _slots(
         self,
         candidates: _Candidates,
-        part: ItemPart,
+        part: Part,
         chosen: list[int],
         scores: list[float],
         propensities: list[float],
@@ -288,7 +342,7 @@ class Decider:
         ]
 
     def _with_baseline(
-        self, slots: list[Slot], request: RankRequest, part: ItemPart, taste: Taste
+        self, slots: list[Slot], request: RankRequest, part: Part, taste: Taste
     ) -> list[Slot]:
         """Fill up with the request's baseline items, in their order, while slots are empty."""
         if len(slots) == request.k:

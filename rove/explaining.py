@@ -12,7 +12,7 @@ import numpy as np
 
 from rove.events import Explanation
 from rove.item_index import ItemIndex
-from rove.scoring import ItemPart, Scorer
+from rove.scoring import Part, Scorer
 from rove.users import Taste, User
 
 MAX_ITEMS = 20
@@ -22,7 +22,7 @@ MAX_ITEMS = 20
 def explain(
     index: ItemIndex,
     scorer: Scorer,
-    part: ItemPart,
+    part: Part,
     user: User,
     taste: Taste,
     rows: Sequence[int],

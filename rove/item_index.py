@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,8 @@ class ItemIndex:
     ids: list[str]
     """Of every row, also of those that are not shown any more."""
     active: npt.NDArray[np.bool_]
+    num_changes: int
+    """How often `active` has changed."""
 
     def __init__(self, release: Release) -> None:
         self._release = release
@@ -49,6 +52,7 @@ class ItemIndex:
         self._gone: dict[str, int] = {}
         self._trained_J = np.array(release.items.trained_J)
         self.active = np.ones(len(self.ids), bool)
+        self.num_changes = 0
         self._added_items: list[Item] = []
         width, size = release.items.features_JD.shape[1], release.embeddings_JE.shape[1]
         self._added_features = np.zeros((0, width), np.float32)
@@ -67,6 +71,16 @@ class ItemIndex:
     def blocks(self) -> tuple[Vectors, Vectors]:
         """The features of all rows, (J, D) in two parts: the release's and the added."""
         return self._release.items.features_JD, self._added_features
+
+    @property
+    def released_sums(self) -> npt.NDArray[np.float64]:
+        """The decayed sums of rewards of the release's rows, as of the release."""
+        return self._release.sums_J
+
+    @property
+    def retrieval_path(self) -> Path | None:
+        """Where the release's index for `rove.retrieval` is, if it has one."""
+        return self._release.retrieval_path
 
     def features(self, rows: Rows | Sequence[int]) -> Vectors:
         """Return the features of some rows, (n, D)."""
@@ -155,6 +169,7 @@ class ItemIndex:
         self._gone.update(gone)
         self.active[[*gone.values(), *(row for row in replaced.tolist() if row >= 0)]] = False
         added = self._append(kept, replaced)
+        self.num_changes += 1
         self._by_category.clear()
         return Added(features=added, replaced=replaced)
 

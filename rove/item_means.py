@@ -39,6 +39,8 @@ class ItemMeans:
     sums_J: Floats
     promise_J: Floats
     """pi."""
+    touched: set[int]
+    """Rows whose sums were changed since the start by more than time."""
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class ItemMeans:
         self.reference_s = self.latest_s = as_of_s
         self.sums_J = np.array(sums_J, np.float64)
         self.promise_J = np.array(promise_J, np.float64)
+        self.touched = set()
         self._total = float(self.sums_J.sum())
 
     def __len__(self) -> int:
@@ -82,17 +85,20 @@ class ItemMeans:
         rows = np.asarray(rows, np.intp)
         known = rows >= 0
         np.add.at(self.sums_J, rows[known], amounts[known])
+        self.touched.update(rows[known].tolist())
         self._total += float(np.sum(amounts))
         self.latest_s = max(self.latest_s, latest_s)
 
     def place(self, rows: Rows, amounts: Floats) -> None:
         """Give items that have got a row what was added for them before."""
         np.add.at(self.sums_J, rows, amounts)
+        self.touched.update(np.asarray(rows).tolist())
 
     def move(self, source: Rows, target: Rows) -> None:
         """Give the sums of items to those that take their place."""
         self.sums_J[target] += self.sums_J[source]
         self.sums_J[source] = 0.0
+        self.touched.update(np.asarray(target).tolist())
 
     def scale_at(self, time_s: float) -> float:
         """Return the factor that takes a sum at `time_s` to the reference time."""
@@ -103,11 +109,25 @@ class ItemMeans:
 
         Variance of a Dirichlet's component: share (1 - share) / (n + a + 1).
         """
-        now = max(self.scale_at(self.latest_s), _TINY)
-        prior = self.pseudo_count * now
+        now, prior = self._now()
         mean = (self.sums_J[rows] + prior * self.promise_J[rows]) / (self._total + prior)
         num_rewards = (self._total + prior) / now
         return mean, mean * (1.0 - np.minimum(mean, 1.0)) / (num_rewards + 1.0)
+
+    def factors(self) -> tuple[float, float]:
+        """Return what turns a row's sum and its promise into its share, by adding the two."""
+        _, prior = self._now()
+        return 1.0 / (self._total + prior), prior / (self._total + prior)
+
+    def terms(self) -> tuple[Floats, Floats]:
+        """Return the two terms of every row's share, (J,) each: what was earned and promised."""
+        of_sum, of_promise = self.factors()
+        return of_sum * self.sums_J, of_promise * self.promise_J
+
+    def _now(self) -> tuple[float, float]:
+        """Return the weight of a reward now, and of the prior, in units of the sums."""
+        now = max(self.scale_at(self.latest_s), _TINY)
+        return now, self.pseudo_count * now
 
     def _make_room(self, time_s: float) -> None:
         if (time_s - self.reference_s) / self.half_life_s > _MAX_EXPONENT:

@@ -3,6 +3,7 @@
     release.yaml        schema version, id, encoder, sizes, metrics, the ledger's watermark
     model.safetensors   parameters of the reward model, the items' features and embeddings
     items.parquet       the catalogue as it was
+    retrieval.faiss     of a large catalogue, the index for `rove.retrieval`
     encoder/            the language model
 
 and beside the releases the file `current`, which names the one in service.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import struct
@@ -36,14 +38,19 @@ from safetensors.numpy import save_file
 
 from rove.catalogue import Item
 from rove.errors import NotFound, ReleaseError, StoreUnavailable, shown
+from rove.item_means import ItemMeans
 from rove.learning import Learned
 from rove.model import ItemFeatures, RewardModel
+from rove.retrieval import EXACT_ITEMS, MaxProductIndex, is_installed, item_vectors
 
 SCHEMA_VERSION = 1
 CURRENT = "current"
 NUM_INTERACTIONS = "num_interactions"
 REFIT_OF = "refit_of"
 """Keys of a release's metrics that others read."""
+_INDEX = "retrieval.faiss"
+_INDEX_BYTES = "retrieval_bytes"
+logger = logging.getLogger(__name__)
 _DTYPES = {"F32": "<f4", "F64": "<f8", "BOOL": "|b1"}
 _ITEM_SCHEMA = pa.schema(
     [
@@ -86,6 +93,8 @@ class Release:
     sums_J: npt.NDArray[np.float64]
     """Decayed sums of rewards per item at `as_of_s`."""
     catalogue: pa.Table
+    retrieval_path: Path | None = None
+    """Of a large catalogue, the index for `rove.retrieval`."""
 
     @property
     def encoder_folder(self) -> Path:
@@ -124,6 +133,7 @@ class Release:
             )
         return cls(
             folder=folder,
+            retrieval_path=_checked_index(folder, described),
             id=described["id"],
             created_at=described["created_at"],
             encoder=described["encoder"],
@@ -155,8 +165,13 @@ def write(
     encoder_folder: Path,
     metrics: Mapping[str, Any],
     watermark: Mapping[int, int] | None = None,
+    exact_items: int = EXACT_ITEMS,
 ) -> Path:
-    """Write a release into the folder `releases` and return its own folder; it is not promoted."""
+    """Write a release into the folder `releases` and return its own folder; it is not promoted.
+
+    A catalogue of more than `exact_items` items gets an index for `rove.retrieval`, where faiss is
+    installed.
+    """
     parameters = learned.model.tensors()
     tensors: dict[str, npt.NDArray[Any]] = {
         **parameters,
@@ -189,6 +204,8 @@ def write(
             draft / "model.safetensors",
         )
         pq.write_table(_table(items), draft / "items.parquet")
+        if len(items) > exact_items:
+            described[_INDEX_BYTES] = _write_index(draft / _INDEX, learned)
         _link_folder(encoder_folder, draft / "encoder")
         (draft / "release.yaml").write_text(yaml.safe_dump(described, sort_keys=False), "utf-8")
         for path in sorted(draft.rglob("*")):
@@ -277,6 +294,43 @@ def memory_mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise ReleaseError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ReleaseError(f"{path}: not a complete safetensors file: {error}") from None
+
+
+def _write_index(path: Path, learned: Learned) -> int:
+    """Write the index for `rove.retrieval` and return its size; 0 and nothing without faiss."""
+    if not is_installed():
+        logger.warning(
+            "%d items and no faiss: the release gets no index, so every item is scored for every "
+            "request; pip install 'rove[retrieval]' and learn the release anew",
+            len(learned.sums_J),
+        )
+        return 0
+    means = ItemMeans(
+        sums_J=learned.sums_J,
+        promise_J=learned.items.promise_J,
+        as_of_s=learned.as_of_s,
+        half_life_s=learned.model.item_half_life_s,
+        pseudo_count=learned.model.pseudo_count,
+    )
+    MaxProductIndex.build(item_vectors(learned.model, learned.items, means)).write(path)
+    return path.stat().st_size
+
+
+def _checked_index(folder: Path, described: Mapping[str, Any]) -> Path | None:
+    """Return the path of the index, if the release has one.
+
+    Its pages are read when they are needed: one that was cut off would end the process then.
+    """
+    size_bytes = described.get(_INDEX_BYTES, 0)
+    if not size_bytes:
+        return None
+    path = folder / _INDEX
+    found_bytes = path.stat().st_size if path.is_file() else 0
+    if found_bytes != size_bytes:
+        raise ReleaseError(
+            f"{path}: {found_bytes} bytes, written were {size_bytes}; learn the release anew"
+        )
+    return path
 
 
 def _described(folder: Path) -> dict[str, Any]:

@@ -13,12 +13,15 @@ Shapes: B users, J rows of the index, n rows asked for, D factors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from rove.common_variance import common_variances
 from rove.item_index import ItemIndex, Rows
 from rove.item_means import ItemMeans
 from rove.model import ItemFeatures, RewardModel, UserPosterior
@@ -38,10 +41,39 @@ class ItemPart:
     """Standard deviation of the whole reward, for users without and with a past."""
 
 
+class Column(Protocol):
+    """A number for every row, read by row numbers: an array, or computed when it is read."""
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadPart:
+    """As `ItemPart`, computed for the rows that are read: nothing is done for the others."""
+
+    mean_J: Column
+    variance_J: Column
+    deviation_J: dict[bool, Column]
+
+
+class _Computed:
+    """A column whose rows are computed when they are read."""
+
+    def __init__(self, compute: Callable[[Rows], Vectors]) -> None:
+        self._compute = compute
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        return self._compute(rows)
+
+
+Part = ItemPart | ReadPart
+
+
 class Scorer:
     """Scores of one release's model over one index."""
 
     posterior: UserPosterior
+    item_means: ItemMeans
 
     def __init__(
         self,
@@ -53,15 +85,15 @@ class Scorer:
         self.model = model
         self.posterior = model.posterior()
         self._index = index
-        self._means = means
+        self.item_means = means
         self._num_text = model.text_components_EF.shape[1]
         self._trained_J = items.trained_J
-        self._variance_J = self._common_variances(items)
+        self._variance_J = common_variances(model, self.posterior, items)
 
     def grow(self, added: ItemFeatures) -> None:
         """Take in rows that the index appended."""
         self._trained_J = np.concatenate([self._trained_J, added.trained_J])
-        new = self._common_variances(added)
+        new = common_variances(self.model, self.posterior, added)
         self._variance_J = {
             has_past: np.concatenate([old, new[has_past]])
             for has_past, old in self._variance_J.items()
@@ -69,7 +101,7 @@ class Scorer:
 
     def item_part(self) -> ItemPart:
         """Return the item part of all scores as of now."""
-        share_J, share_variance_J = self._means.share()
+        share_J, share_variance_J = self.item_means.share()
         item_gain, taste_gain = self.model.item_gain, np.float32(self.model.taste_gain**2)
         variance_J = (item_gain**2 * share_variance_J).astype(np.float32)
         return ItemPart(
@@ -80,6 +112,30 @@ class Scorer:
                 for has_past, taste_J in self._variance_J.items()
             },
         )
+
+    def read_part(self) -> ReadPart:
+        """Return the item part as of now, for callers that read few rows of a large catalogue."""
+        return ReadPart(
+            mean_J=_Computed(self._item_mean),
+            variance_J=_Computed(self._item_variance),
+            deviation_J={
+                has_past: _Computed(partial(self._shared_deviation, has_past))
+                for has_past in (False, True)
+            },
+        )
+
+    def _item_mean(self, rows: Rows) -> Vectors:
+        mean_n = self.model.item_gain * self.item_means.share(rows)[0]
+        return np.asarray(mean_n, np.float32)
+
+    def _item_variance(self, rows: Rows) -> Vectors:
+        variance_n = self.model.item_gain**2 * self.item_means.share(rows)[1]
+        return np.asarray(variance_n, np.float32)
+
+    def _shared_deviation(self, has_past: bool, rows: Rows) -> Vectors:
+        gain = np.float32(self.model.taste_gain**2)
+        variance_n = self._item_variance(rows) + gain * self._variance_J[has_past][rows]
+        return np.asarray(np.sqrt(variance_n), np.float32)
 
     def tastes(self, users: Sequence[User], now_s: float) -> list[Taste]:
         """Return the users' posteriors at one time."""
@@ -113,13 +169,13 @@ class Scorer:
         mean_BJ += part.mean_J
         return mean_BJ
 
-    def means(self, part: ItemPart, taste: Taste, rows: Rows) -> Vectors:
+    def means(self, part: Part, taste: Taste, rows: Rows) -> Vectors:
         """Return the mean reward of some rows, (n,)."""
         weights_D = (self.model.taste_gain * taste.mean_D).astype(np.float32)
         mean_n: Vectors = part.mean_J[rows] + self._index.features(rows) @ weights_D
         return mean_n
 
-    def deviations(self, part: ItemPart, user: User, taste: Taste, rows: Rows) -> Vectors:
+    def deviations(self, part: Part, user: User, taste: Taste, rows: Rows) -> Vectors:
         """Return the exact standard deviation of some rows' rewards, (n,)."""
         common_n = self._variance_J[user.has_past][rows]
         if user.trials:
@@ -141,22 +197,3 @@ class Scorer:
         gain = np.float32(self.model.taste_gain**2)
         deviation_n: Vectors = np.sqrt(part.variance_J[rows] + gain * common_n)
         return deviation_n
-
-    def _common_variances(self, items: ItemFeatures) -> dict[bool, Vectors]:
-        """Return phi' S phi + sum_k s_jk S_kk of the rows, for users without and with a past."""
-        features_JD = items.features_JD
-        variances = {}
-        for has_past, covariance_DD in (
-            (False, self.posterior.prior_covariance_DD),
-            (True, self.posterior.covariance_DD),
-        ):
-            projected_JD = features_JD @ covariance_DD.astype(np.float32)
-            variance_J = np.einsum("jd,jd->j", projected_JD, features_JD)
-            diagonal_K = np.diag(covariance_DD)[self._num_text :]
-            variance_J += np.where(
-                items.trained_J,
-                np.float32(diagonal_K @ self.model.factor_variance_K),
-                np.float32(diagonal_K @ self.model.prior_variance_K),
-            )
-            variances[has_past] = np.maximum(variance_J, 0.0)
-        return variances
