@@ -5,8 +5,9 @@ online cover and RND. Namespaces: the user `u`, the context `c`, the item `i`, i
 components and its category `t`; interactions u x i, u x t, c x i and c x t. A label is
 `0:loss:propensity` of the item that was shown, its loss being 1 - reward.
 
-- The first slot is drawn from Vowpal Wabbit's distribution, the following ones too, without
-  replacement; the logged propensity is that of each draw given the draws before it.
+- Every slot is drawn from Vowpal Wabbit's distribution over the candidates that are left: one
+  prediction per slot, since most explorers leave nothing but their floor to the second-best. The
+  propensity is that of the slot given the slots before it.
 - A slate teaches one example per slot, whose actions are the slate's items: with all 200 candidates
   in each of its 10 examples an update would take 20 times as long.
 - Lines of text are made once per item. Requests of a batch with the same user, candidates and
@@ -54,11 +55,14 @@ class Vowpal:
         positions_BK = np.zeros((len(batch), self._num_slots), dtype=np.int64)
         propensity_BK = np.ones((len(batch), self._num_slots))
         for row, shared in enumerate(self._shared):
-            items_S, open_S = batch.candidates_BS[row], batch.open_BS[row]
-            key = (shared, items_S.tobytes(), open_S.tobytes())
-            if key not in known:
-                known[key] = self._predict(shared, items_S, open_S)
-            positions_BK[row], propensity_BK[row] = self._draw(known[key])
+            items_S, open_S = batch.candidates_BS[row], batch.open_BS[row].copy()
+            for slot in range(self._num_slots):
+                key = (shared, items_S.tobytes(), open_S.tobytes())
+                if key not in known:
+                    known[key] = self._predict(shared, items_S, open_S)
+                drawn, propensity_BK[row, slot] = self._draw(known[key])
+                positions_BK[row, slot] = drawn
+                open_S[drawn] = False
         return Choice(positions_BK=positions_BK, propensity_BK=propensity_BK)
 
     def learn(self, batch: Batch, choice: Choice, feedback: Feedback) -> None:
@@ -92,18 +96,12 @@ class Vowpal:
         probability_S /= probability_S.sum()
         return probability_S
 
-    def _draw(self, probability_S: Floats) -> tuple[Ints, Floats]:
-        """Draw positions without replacement, (K,), and the probability of each draw, (K,)."""
-        left_S = probability_S + 1e-9 * (probability_S > 0)
-        positions_K = np.zeros(self._num_slots, dtype=np.int64)
-        propensity_K = np.ones(self._num_slots)
-        for slot in range(self._num_slots):
-            cumulated_S = left_S.cumsum()
-            drawn = int(cumulated_S.searchsorted(self._rng.random() * cumulated_S[-1], "right"))
-            positions_K[slot] = drawn
-            propensity_K[slot] = min(left_S[drawn] / cumulated_S[-1], 1.0)
-            left_S[drawn] = 0.0
-        return positions_K, propensity_K
+    def _draw(self, probability_S: Floats) -> tuple[int, float]:
+        """Draw a position and return its probability."""
+        cumulated_S = probability_S.cumsum()
+        drawn = int(cumulated_S.searchsorted(self._rng.random() * cumulated_S[-1], "right"))
+        drawn = min(drawn, int(np.flatnonzero(probability_S)[-1]))  # the product may round up
+        return drawn, min(float(probability_S[drawn]), 1.0)
 
 
 def _has(world: World, pair: str) -> bool:
