@@ -73,7 +73,7 @@ class Table(Counted):
         )
         self._values_RA = values_RA
         self._rewards_RA = rewards_RA
-        self._context_RQ = context_RQ
+        self._context_RQ = None if context_RQ is None else context_RQ.astype(np.float32)
         self._batch_size = batch_size
         self._rows = slice(0, 0)
 

@@ -94,15 +94,22 @@ class Shop:
         visits_U = np.bincount(self.users_I)
         order = rng.permutation(np.flatnonzero(visits_U >= VISITS))
         enough = int(np.searchsorted(visits_U[order].cumsum(), NUM_INVOICES)) + 1
-        invoices = np.flatnonzero(np.isin(self.users_I, order[:enough]))
+        # The first days know too few products that are in stock.
+        stocked_I = self._num_stocked_I() >= NUM_CANDIDATES
+        invoices = np.flatnonzero(np.isin(self.users_I, order[:enough]) & stocked_I)
         users_R = np.unique(self.users_I[invoices], return_inverse=True)[1]
-        candidates = [self._candidates(invoice, rng) for invoice in invoices]
+        candidates = [self._candidates(int(invoice), rng) for invoice in invoices]
         return Invoices(
             users_R=users_R,
             candidates_RS=np.stack([items for items, _ in candidates]),
             bought_RS=np.stack([bought for _, bought in candidates]),
             text_JE=self.text_JE,
         )
+
+    def _num_stocked_I(self) -> Ints:
+        """Return how many products are in stock at the time of each invoice."""
+        begun = np.searchsorted(np.sort(self.first_J), self.times_I, side="right")
+        return begun - np.searchsorted(np.sort(self.last_J), self.times_I, side="left")
 
     def _candidates(self, invoice: int, rng: np.random.Generator) -> tuple[Ints, Floats]:
         """Return candidates in random order, and 1 for those on the invoice."""

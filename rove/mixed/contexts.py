@@ -1,0 +1,59 @@
+"""Contexts as the model reads them: scaled by the engine, so that no unit has to be chosen.
+
+Numbers are standardised by the mean and deviation seen so far and cut at `LIMIT` deviations; the
+whole has mean square 1, whatever the number of columns. Embeddings of texts are centred and
+projected on their leading components, likewise scaled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+LIMIT = 5.0
+MAX_COMPONENTS = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextScale:
+    """From contexts as given (n, R) to those of the model (n, Q)."""
+
+    mean_R: Array
+    project_RQ: Array | None
+    """None: each column by itself."""
+    scale: Array
+    """Divides the centred columns; one number after a projection."""
+
+    @property
+    def size(self) -> int:
+        """Q."""
+        return len(self.mean_R) if self.project_RQ is None else self.project_RQ.shape[1]
+
+    @classmethod
+    def fit(cls, contexts_nR: npt.NDArray[np.floating], *, is_text: bool) -> Self:
+        """Take the scale from contexts seen."""
+        given = np.asarray(contexts_nR, np.float64)
+        mean_R = given.mean(0) if len(given) else np.zeros(given.shape[1])
+        centred = given - mean_R
+        if is_text:
+            size = min(MAX_COMPONENTS, max(1, len(given) // 8), given.shape[1])
+            values, vectors = np.linalg.eigh(centred.T @ centred / max(1, len(given)))
+            root = np.sqrt(max(values.sum(), 1e-12))
+            return cls(mean_R=mean_R, project_RQ=vectors[:, ::-1][:, :size], scale=np.array(root))
+        deviation_R = centred.std(0)
+        deviation_R[deviation_R < 1e-9] = np.inf
+        varies = max(1, int(np.isfinite(deviation_R).sum()))
+        return cls(mean_R=mean_R, project_RQ=None, scale=deviation_R * np.sqrt(varies))
+
+    def __call__(self, contexts_nR: npt.NDArray[np.floating]) -> Array:
+        """Return what the model reads, (n, Q)."""
+        centred = np.asarray(contexts_nR, np.float64) - self.mean_R
+        if self.project_RQ is not None:
+            return np.asarray(centred @ self.project_RQ / self.scale)
+        bound = LIMIT / np.sqrt(max(1, int(np.isfinite(self.scale).sum())))
+        return np.clip(centred / self.scale, -bound, bound)

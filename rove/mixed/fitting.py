@@ -1,0 +1,309 @@
+"""Fit the mixed model to trials: sweeps over items and users, each solved exactly.
+
+A sweep expands the likelihood around the predictor (`rove.mixed.links`), solves the items given
+the users, then the users given the items (variational Bayes with two blocks: what one block does
+not know of itself counts in the other's moments), and brings the variances along.
+
+Shapes: n rows of trials; others as in `rove.mixed.effects`. A user's effects are D = 1 + F + K:
+mean, taste over the F text factors, learned factors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rove.mixed.contexts import ContextScale
+from rove.mixed.effects import (
+    Array,
+    Codes,
+    ItemEffects,
+    ItemVariances,
+    UserEffects,
+    gather,
+    solve_items,
+    solve_users,
+)
+from rove.mixed.links import Kind, expectation, predictor
+from rove.mixed.trials import Columns
+
+DEFAULT_SPREAD: dict[Kind, float] = {"identity": 0.3, "logit": 0.5, "log": 0.3}
+"""Standard deviation of an item's mean, of a user's and so on, before there are data; in units of
+the rewards' deviation for `identity`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """What is known of the items beforehand."""
+
+    map_JG: Array
+    """Text features of the item mean's prior; the first is 1."""
+    taste_JF: Array
+    """Text features that users have a taste over."""
+    groups_J: Codes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """The posterior after a fit, and the variances it was made with."""
+
+    kind: Kind
+    items: ItemEffects
+    users: UserEffects
+    variances: ItemVariances
+    dispersion: float
+    context: ContextScale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """What is believed before there are trials; `Fitted` of other data can give it."""
+
+    variances: ItemVariances
+    population_DD: Array
+    dispersion: float
+
+
+def default_prior(kind: Kind, deviation: float, num_taste: int, num_factors: int) -> Prior:
+    """Return a weak prior: every term may matter, none has to."""
+    scale = DEFAULT_SPREAD[kind] * (deviation if kind == "identity" else 1.0)
+    square = scale**2
+    population = np.eye(1 + num_taste + num_factors)
+    population[0, 0] = square
+    taste = slice(1, 1 + num_taste)
+    population[taste, taste] *= square
+    return Prior(
+        variances=ItemVariances(
+            mean=square,
+            context=square,
+            factors_K=np.full(num_factors, square / max(1, num_factors)),
+            text=square,
+            shared_context=square,
+            group=square,
+            intercept=100.0 * square,
+        ),
+        population_DD=population,
+        dispersion=deviation**2 if kind == "identity" else 1.0,
+    )
+
+
+def fit(
+    rows: Columns,
+    catalogue: Catalogue,
+    kind: Kind,
+    prior: Prior,
+    context: ContextScale,
+    num_users: int,
+    start: Fitted | None,
+    rng: np.random.Generator,
+    *,
+    num_sweeps: int = 4,
+) -> Fitted:
+    """Return the posterior given the rows; `start` is an earlier fit to go on from."""
+    work = _Work(rows, catalogue, kind, prior, context, num_users, start, rng)
+    for _ in range(num_sweeps):
+        work.sweep()
+    return work.fitted()
+
+
+class _Work:
+    """One fit in progress."""
+
+    def __init__(
+        self,
+        rows: Columns,
+        catalogue: Catalogue,
+        kind: Kind,
+        prior: Prior,
+        context: ContextScale,
+        num_users: int,
+        start: Fitted | None,
+        rng: np.random.Generator,
+    ) -> None:
+        self.rows, self.catalogue, self.kind, self.prior = rows, catalogue, kind, prior
+        self.context_scale = context
+        self.num_factors = len(prior.variances.factors_K)
+        self.num_context = context.size
+        self.width = 1 + self.num_context
+        self.users = _returning(rows.users, num_users)
+        self.known = self.users >= 0
+        self.items = rows.items
+        self.fixed_nC = np.hstack([np.ones((len(rows), 1)), context(rows.contexts)])
+        self.taste_nH = np.hstack([np.ones((len(rows), 1)), catalogue.taste_JF[self.items]])
+        self.num_users = num_users
+        self._begin(start, rng)
+
+    def _begin(self, start: Fitted | None, rng: np.random.Generator) -> None:
+        prior, num_items = self.prior, len(self.catalogue.map_JG)
+        num_effects, size = self.width + self.num_factors, len(prior.population_DD)
+        self.variances = prior.variances.copy() if start is None else start.variances.copy()
+        self.population = prior.population_DD if start is None else start.users.population_DD
+        self.dispersion = prior.dispersion if start is None else start.dispersion
+        self.beta_JP = np.zeros((num_items, num_effects))
+        self.beta_covariance = np.zeros((num_items, num_effects, num_effects))
+        self.theta_ID = np.zeros((self.num_users, size))
+        self.theta_covariance = np.zeros((self.num_users, size, size))
+        overall = float(np.average(self.rows.means, weights=self.rows.counts))
+        self.beta_JP[:, 0] = predictor(self.kind, overall)
+        factors = rng.normal(size=(num_items, self.num_factors))
+        self.beta_JP[:, self.width :] = factors * np.sqrt(prior.variances.factors_K)
+        if start is None:
+            return
+        old = start.items.mean_JP
+        if start.context.size == self.num_context:
+            self.beta_JP[: len(old), : self.width] = old[:, : self.width]
+        else:
+            self.beta_JP[: len(old), 0] = old[:, 0]
+        self.beta_JP[: len(old), self.width :] = old[:, old.shape[1] - self.num_factors :]
+        known = min(len(start.users.mean_ID), self.num_users)
+        self.theta_ID[:known] = start.users.mean_ID[:known]
+
+    def sweep(self) -> None:
+        """Expand, solve the items, solve the users, and learn the dispersion."""
+        theta_nD = np.where(self.known[:, None], self.theta_ID[self.users], 0.0)
+        own = theta_nD.shape[1] - self.num_factors
+        taste_n = np.einsum("nh,nh->n", self.taste_nH, theta_nD[:, :own])
+        eta_n, weight_n, response_n = self._expanded(theta_nD, taste_n)
+        z_nP = np.hstack([self.fixed_nC, theta_nD[:, own:]])
+        num_items = len(self.beta_JP)
+        moments, pulls = gather(self.items, num_items, z_nP, weight_n, response_n - taste_n)
+        if self.num_factors and self.known.any():
+            self._add_user_spread(moments, pulls, weight_n, own)
+        solved = solve_items(
+            moments,
+            pulls,
+            self.catalogue.map_JG,
+            self.catalogue.groups_J,
+            self.num_context,
+            self.variances,
+            self.prior.variances,
+            num_rounds=3,
+        )
+        self.solved = solved
+        self.beta_JP, self.beta_covariance = solved.mean_JP, solved.covariance_JPP
+        if self.known.any():
+            self._solve_users(weight_n, response_n)
+        else:
+            self.user_effects = UserEffects(
+                mean_ID=self.theta_ID,
+                covariance_IDD=np.broadcast_to(self.population, self.theta_covariance.shape),
+                population_DD=self.population,
+            )
+        self._learn_dispersion()
+
+    def _expanded(self, theta_nD: Array, taste_n: Array) -> tuple[Array, Array, Array]:
+        eta_n = taste_n + self._item_part(theta_nD)
+        mean_n, slope_n = expectation(self.kind, eta_n)
+        weight_n = self.rows.counts * slope_n / self.dispersion
+        return eta_n, weight_n, eta_n + (self.rows.means - mean_n) / slope_n
+
+    def _item_part(self, theta_nD: Array) -> Array:
+        beta_nP = self.beta_JP[self.items]
+        part_n = np.einsum("nc,nc->n", self.fixed_nC, beta_nP[:, : self.width])
+        if self.num_factors:
+            own = theta_nD.shape[1] - self.num_factors
+            part_n += np.einsum("nk,nk->n", theta_nD[:, own:], beta_nP[:, self.width :])
+        return np.asarray(part_n)
+
+    def _add_user_spread(self, moments: Array, pulls: Array, weight_n: Array, own: int) -> None:
+        """Count what is not known of u_i, and how it goes with the rest of theta_i."""
+        rows = np.flatnonzero(self.known)
+        items, weights = self.items[rows], weight_n[rows]
+        spread = self.theta_covariance[self.users[rows]]
+        factors = slice(self.width, None)
+        square = spread[:, own:, own:] * weights[:, None, None]
+        added = np.zeros((len(moments), self.num_factors, self.num_factors))
+        np.add.at(added, items, square)
+        moments[:, factors, factors] += added
+        cross = np.einsum("nkh,nh->nk", spread[:, own:, :own], self.taste_nH[rows])
+        added_pull = np.zeros((len(moments), self.num_factors))
+        np.add.at(added_pull, items, cross * weights[:, None])
+        pulls[:, factors] -= added_pull
+
+    def _solve_users(self, weight_n: Array, response_n: Array) -> None:
+        beta_nP = self.beta_JP[self.items]
+        fixed_n = np.einsum("nc,nc->n", self.fixed_nC, beta_nP[:, : self.width])
+        h_nD = np.hstack([self.taste_nH, beta_nP[:, self.width :]])
+        users, rest = self.users, response_n - fixed_n
+        moments, pulls = gather(users, self.num_users, h_nD, weight_n, rest)
+        if self.num_factors:
+            rows = np.flatnonzero(self.known)
+            spread = self.beta_covariance[self.items[rows]] * weight_n[rows, None, None]
+            own = h_nD.shape[1] - self.num_factors
+            added = np.zeros((self.num_users, self.num_factors, self.num_factors))
+            np.add.at(added, users[rows], spread[:, self.width :, self.width :])
+            moments[:, own:, own:] += added
+            cross = np.einsum(
+                "nkc,nc->nk", spread[:, self.width :, : self.width], self.fixed_nC[rows]
+            )
+            added_pull = np.zeros((self.num_users, self.num_factors))
+            np.add.at(added_pull, users[rows], cross)
+            pulls[:, own:] -= added_pull
+        active = np.flatnonzero(moments[:, 0, 0] > 0.0)
+        solved = solve_users(
+            moments[active],
+            pulls[active],
+            self.population,
+            self.prior.population_DD,
+            self.num_factors,
+            num_rounds=2,
+        )
+        self.population = solved.population_DD
+        self.theta_ID = np.zeros_like(self.theta_ID)
+        self.theta_covariance = np.broadcast_to(self.population, self.theta_covariance.shape).copy()
+        self.theta_ID[active] = solved.mean_ID
+        self.theta_covariance[active] = solved.covariance_IDD
+        self.user_effects = UserEffects(
+            mean_ID=self.theta_ID,
+            covariance_IDD=self.theta_covariance,
+            population_DD=self.population,
+        )
+
+    def _learn_dispersion(self) -> None:
+        """Learn phi from the squares that are left, with those that the posterior expects."""
+        if self.kind == "logit" and _is_binary(self.rows):
+            return
+        theta_nD = np.where(self.known[:, None], self.theta_ID[self.users], 0.0)
+        own = theta_nD.shape[1] - self.num_factors
+        taste_n = np.einsum("nh,nh->n", self.taste_nH, theta_nD[:, :own])
+        mean_n, slope_n = expectation(self.kind, taste_n + self._item_part(theta_nD))
+        z_nP = np.hstack([self.fixed_nC, theta_nD[:, own:]])
+        spread_n = np.einsum(
+            "np,npq,nq->n", z_nP, self.beta_covariance[self.items], z_nP, optimize=True
+        )
+        h_nD = np.hstack([self.taste_nH, self.beta_JP[self.items][:, self.width :]])
+        rows = np.flatnonzero(self.known)
+        h_rD = h_nD[rows]
+        covariance_r = self.theta_covariance[self.users[rows]]
+        spread_n[rows] += np.einsum("rd,rde,re->r", h_rD, covariance_r, h_rD, optimize=True)
+        square_n = np.square(self.rows.means - mean_n) * self.rows.counts + self.rows.spreads
+        left = float((square_n / slope_n + self.rows.counts * slope_n * spread_n).sum())
+        total = float(self.rows.counts.sum())
+        self.dispersion = (10.0 * self.prior.dispersion + left) / (10.0 + total)
+
+    def fitted(self) -> Fitted:
+        """Return the result."""
+        return Fitted(
+            kind=self.kind,
+            items=self.solved,
+            users=self.user_effects,
+            variances=self.variances,
+            dispersion=self.dispersion,
+            context=self.context_scale,
+        )
+
+
+def _returning(users: Codes, num_users: int) -> Codes:
+    """Return the users, -1 for those of one trial only: nothing can be learnt for their return."""
+    if num_users == 0:
+        return users
+    known = users >= 0
+    num_I = np.bincount(users[known], minlength=num_users)
+    return np.where(known & (num_I[users] > 1), users, -1)
+
+
+def _is_binary(rows: Columns) -> bool:
+    # A row of c trials with r ones has spread r (1 - r / c); in every other case it is less.
+    ones = rows.counts * rows.means
+    return bool(np.allclose(rows.spreads, ones * (1.0 - rows.means), atol=1e-6))

@@ -1,0 +1,226 @@
+"""A learner of the mixed model that lives in memory: score, observe, refit, export what it knows.
+
+    rove.mixed.trials    what happened
+    rove.mixed.fitting   from the trials to the posterior, from time to time
+    rove.mixed.contexts  the scale of contexts
+
+- Between refits a reward moves its item and its user by one exact Gaussian update of the expanded
+  likelihood each, given the other's mean.
+- Refits happen at geometric times (x `GROWTH`), so their work stays in proportion to the trials.
+- `deviations` are those of the items' effects: what one user's exploring teaches all others. What
+  is not known of the user alone does not count, since few users stay to be repaid (measured).
+- Means and covariances are kept in float32, solved in float64.
+
+Shapes: B requests, S candidates, J items, E embedding, Q context; others as in `fitting`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rove.errors import InvalidInput
+from rove.mixed.contexts import ContextScale
+from rove.mixed.effects import Array, Codes
+from rove.mixed.fitting import Catalogue, Fitted, Prior, default_prior, fit
+from rove.mixed.links import Kind, expectation, link_of
+from rove.mixed.trials import Trials
+
+Vectors = npt.NDArray[np.float32]
+
+GROWTH = 1.3
+FIRST_FIT = 10
+FIRST_SWEEPS = 8
+
+
+class MixedLearner:
+    """The mixed model over one catalogue."""
+
+    def __init__(
+        self,
+        text_JE: Vectors | None,
+        num_items: int,
+        *,
+        groups_J: Codes | None = None,
+        context_size: int = 0,
+        context_is_text: bool = False,
+        num_taste: int = 16,
+        num_map: int = 64,
+        num_factors: int = 4,
+        kind: Kind | None = None,
+        prior: Prior | None = None,
+        rng: np.random.Generator,
+    ) -> None:
+        self._catalogue = _catalogue(text_JE, num_items, groups_J, num_map, num_taste)
+        self._context_is_text = context_is_text
+        self._num_factors = num_factors
+        self._kind = kind
+        self._prior = prior
+        self._rng = rng
+        self._fitted: Fitted | None = None
+        self._next_fit = FIRST_FIT
+        self._num_users = 1
+        self.trials = Trials(context_size)
+
+    @property
+    def fitted(self) -> Fitted | None:
+        """The last fit; None before the first."""
+        return self._fitted
+
+    def score(
+        self, users_B: Codes, items_BS: Codes, context_BQ: Vectors | None
+    ) -> tuple[Array, Array]:
+        """Return mean and deviation of the predictor, (B, S); a higher one is a higher reward."""
+        if self._fitted is None:
+            return np.zeros(items_BS.shape), np.ones(items_BS.shape)
+        z_BC = self._contexts(context_BQ, len(users_B))
+        theta_BD = self._thetas(users_B)
+        num_taste = self._catalogue.taste_JF.shape[1]
+        z_BP = np.hstack([z_BC, theta_BD[:, 1 + num_taste :]])
+        beta_BSP = self._beta_JP[items_BS]
+        mean_BS = np.matmul(beta_BSP, z_BP[:, :, None])[:, :, 0]
+        if num_taste:
+            taste_BSF = self._catalogue.taste_JF[items_BS]
+            mean_BS += np.matmul(taste_BSF, theta_BD[:, 1 : 1 + num_taste, None])[:, :, 0]
+        covariance_BSPP = self._covariance_JPP[items_BS]
+        if z_BP.shape[1] == 1:
+            variance_BS = covariance_BSPP[:, :, 0, 0]
+        else:
+            half_BSP = np.matmul(covariance_BSPP, z_BP[:, None, :, None])[..., 0]
+            variance_BS = np.matmul(half_BSP, z_BP[:, :, None])[:, :, 0]
+        return mean_BS, np.sqrt(np.maximum(variance_BS, 1e-12))
+
+    def expected(self, predictor: Array) -> Array:
+        """Return the rewards that predictors stand for."""
+        return predictor if self._fitted is None else expectation(self._fitted.kind, predictor)[0]
+
+    def observe(
+        self,
+        users_n: Codes,
+        items_n: Codes,
+        rewards_n: Array,
+        context_nQ: Vectors | None,
+        time: float = 0.0,
+    ) -> None:
+        """Record n trials, learn from them, and refit when it is time."""
+        if not np.isfinite(rewards_n).all():
+            bad = rewards_n[~np.isfinite(rewards_n)][0]
+            raise InvalidInput(f"a reward must be a finite number, got {bad}")
+        self.trials.add(users_n, items_n, rewards_n, context_nQ, time)
+        self._num_users = max(self._num_users, int(users_n.max(initial=0)) + 1)
+        if len(self.trials) >= self._next_fit:
+            self.refit()
+        elif self._fitted is not None:
+            self._update(users_n, items_n, rewards_n, context_nQ)
+
+    def refit(self) -> None:
+        """Fit to all trials, starting from the last fit."""
+        rows = self.trials.columns
+        kind = self._kind or link_of(rows.means)
+        start = self._fitted if self._fitted and self._fitted.kind == kind else None
+        deviation = max(float(rows.means.std()), 1e-6)
+        num_taste = self._catalogue.taste_JF.shape[1]
+        prior = self._prior or default_prior(kind, deviation, num_taste, self._num_factors)
+        self._fitted = fit(
+            rows,
+            self._catalogue,
+            kind,
+            prior,
+            ContextScale.fit(rows.contexts, is_text=self._context_is_text),
+            self._num_users,
+            start,
+            self._rng,
+            num_sweeps=4 if start else FIRST_SWEEPS,
+        )
+        self._beta_JP = self._fitted.items.mean_JP.copy()
+        self._covariance_JPP = self._fitted.items.covariance_JPP.astype(np.float32)
+        self._theta_ID = self._fitted.users.mean_ID.astype(np.float32)
+        self._theta_covariance = self._fitted.users.covariance_IDD.astype(np.float32)
+        self._next_fit = max(len(self.trials) + 1, int(GROWTH * len(self.trials)))
+
+    def export_prior(self) -> Prior:
+        """Return what was learnt of the variances, for a learner of other data of the same kind."""
+        if self._fitted is None:
+            raise InvalidInput("nothing was learnt yet; observe trials before exporting a prior")
+        return Prior(
+            variances=self._fitted.variances.copy(),
+            population_DD=self._fitted.users.population_DD.copy(),
+            dispersion=self._fitted.dispersion,
+        )
+
+    def _contexts(self, context_BQ: Vectors | None, num: int) -> Array:
+        assert self._fitted is not None
+        ones = np.ones((num, 1))
+        if self.trials.context_size == 0:
+            return ones
+        if context_BQ is None:
+            return np.hstack([ones, np.zeros((num, self._fitted.context.size))])
+        return np.hstack([ones, self._fitted.context(context_BQ)])
+
+    def _thetas(self, users_B: Codes) -> Array:
+        known = (users_B >= 0) & (users_B < len(self._theta_ID))
+        theta_BD = self._theta_ID[np.where(known, users_B, 0)].astype(np.float64)
+        theta_BD[~known] = 0.0
+        return theta_BD
+
+    def _grow(self) -> None:
+        assert self._fitted is not None
+        more = self._num_users - len(self._theta_ID)
+        if more > 0:
+            more = max(more, len(self._theta_ID))
+            size = self._theta_ID.shape[1]
+            population = self._fitted.users.population_DD.astype(np.float32)
+            self._theta_ID = np.vstack([self._theta_ID, np.zeros((more, size), np.float32)])
+            fresh = np.broadcast_to(population, (more, size, size))
+            self._theta_covariance = np.concatenate([self._theta_covariance, fresh])
+
+    def _update(
+        self, users_n: Codes, items_n: Codes, rewards_n: Array, context_nQ: Vectors | None
+    ) -> None:
+        """Move items and users by one rank-one update a trial."""
+        assert self._fitted is not None
+        self._grow()
+        kind, dispersion = self._fitted.kind, self._fitted.dispersion
+        num_taste = self._catalogue.taste_JF.shape[1]
+        z_nC = self._contexts(context_nQ, len(users_n))
+        width = z_nC.shape[1]
+        for row in range(len(users_n)):
+            item, user, z_C = items_n[row], users_n[row], z_nC[row]
+            theta = self._theta_ID[user] if user >= 0 else np.zeros(self._theta_ID.shape[1])
+            beta = self._beta_JP[item]
+            h_D = np.concatenate([[1.0], self._catalogue.taste_JF[item], beta[width:]])
+            z_P = np.concatenate([z_C, theta[1 + num_taste :]])
+            eta = beta[:width] @ z_C + h_D @ theta
+            mean, slope = expectation(kind, np.asarray(eta))
+            error, weight = (rewards_n[row] - mean) / slope, slope / dispersion
+            pull = self._covariance_JPP[item] @ z_P
+            gain = weight / (1.0 + weight * (z_P @ pull))
+            self._beta_JP[item] += gain * error * pull
+            self._covariance_JPP[item] -= gain * np.outer(pull, pull)
+            if user >= 0:
+                pull = self._theta_covariance[user] @ h_D
+                gain = weight / (1.0 + weight * (h_D @ pull))
+                self._theta_ID[user] += gain * error * pull
+                self._theta_covariance[user] -= gain * np.outer(pull, pull)
+
+
+def _catalogue(
+    text_JE: Vectors | None,
+    num_items: int,
+    groups_J: Codes | None,
+    num_map: int,
+    num_taste: int,
+) -> Catalogue:
+    """Return the leading components of the texts, scaled to mean square length 1."""
+    ones = np.ones((num_items, 1))
+    if text_JE is None:
+        return Catalogue(map_JG=ones, taste_JF=np.zeros((num_items, 0)), groups_J=groups_J)
+    centred = text_JE.astype(np.float64) - text_JE.mean(0, dtype=np.float64)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    components = centred @ vectors[:, ::-1][:, : min(num_map, num_items - 1)]
+    components /= np.sqrt(np.square(components).sum(1).mean())
+    return Catalogue(
+        map_JG=np.hstack([ones, components]),
+        taste_JF=components[:, :num_taste],
+        groups_J=groups_J,
+    )

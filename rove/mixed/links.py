@@ -1,0 +1,56 @@
+"""How a linear predictor becomes an expected reward, by the kind of the rewards.
+
+    identity   any reward        E[r] = eta                  Var[r] = phi
+    logit      rewards in [0, 1] E[r] = 1 / (1 + exp(-eta))  Var[r] = phi m (1 - m)
+    log        counts            E[r] = exp(eta)             Var[r] = phi m
+
+The likelihood is the quasi-likelihood of these two moments (Wedderburn 1974): its expansion around
+eta gives a Gaussian trial with response `eta + (r - m) / m'` and precision `m' / phi`, where m' is
+the slope dm/deta (for these links also the variance function). The dispersion phi is learnt, but
+for rewards that are only ever 0 or 1 it is 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Kind = Literal["identity", "logit", "log"]
+
+_LARGEST_ETA = {"identity": np.inf, "logit": 8.0, "log": 12.0}
+"""Beyond it a reward's expectation is as good as certain, and its slope of no use."""
+
+
+def link_of(rewards_n: Array) -> Kind:
+    """Return the link that fits rewards of this kind."""
+    if rewards_n.size == 0 or (rewards_n.min() >= 0.0 and rewards_n.max() <= 1.0):
+        return "logit"
+    if rewards_n.min() >= 0.0 and np.array_equal(rewards_n, np.rint(rewards_n)):
+        return "log"
+    return "identity"
+
+
+def expectation(kind: Kind, eta: Array) -> tuple[Array, Array]:
+    """Return the expected reward and its slope at the predictor."""
+    if kind == "identity":
+        return eta, np.ones_like(eta)
+    bound = _LARGEST_ETA[kind]
+    clipped = np.clip(eta, -bound, bound)
+    if kind == "logit":
+        mean = 1.0 / (1.0 + np.exp(-clipped))
+        return mean, mean * (1.0 - mean)
+    mean = np.exp(clipped)
+    return mean, mean
+
+
+def predictor(kind: Kind, mean: float) -> float:
+    """Return the predictor whose expected reward is `mean`, away from the ends of its range."""
+    if kind == "identity":
+        return mean
+    if kind == "logit":
+        inside = min(max(mean, 1e-3), 1.0 - 1e-3)
+        return float(np.log(inside / (1.0 - inside)))
+    return float(np.log(max(mean, 1e-3)))
