@@ -25,7 +25,7 @@ from rove.mixed.effects import (
     solve_items,
     solve_users,
 )
-from rove.mixed.links import Kind, expectation, predictor
+from rove.mixed.links import Kind, expectation, predictor, within_reach
 from rove.mixed.trials import Columns
 
 DEFAULT_SPREAD: dict[Kind, float] = {"identity": 0.3, "logit": 0.5, "log": 0.3}
@@ -54,6 +54,8 @@ class Fitted:
     variances: ItemVariances
     dispersion: float
     context: ContextScale
+    centre: float
+    """The predictor of the overall mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +147,8 @@ class _Work:
         self.theta_ID = np.zeros((self.num_users, size))
         self.theta_covariance = np.zeros((self.num_users, size, size))
         overall = float(np.average(self.rows.means, weights=self.rows.counts))
-        self.beta_JP[:, 0] = predictor(self.kind, overall)
+        self.centre = predictor(self.kind, overall)
+        self.beta_JP[:, 0] = self.centre
         factors = rng.normal(size=(num_items, self.num_factors))
         self.beta_JP[:, self.width :] = factors * np.sqrt(prior.variances.factors_K)
         if start is None:
@@ -193,7 +196,7 @@ class _Work:
         self._learn_dispersion()
 
     def _expanded(self, theta_nD: Array, taste_n: Array) -> tuple[Array, Array, Array]:
-        eta_n = taste_n + self._item_part(theta_nD)
+        eta_n = within_reach(self.kind, taste_n + self._item_part(theta_nD), self.centre)
         mean_n, slope_n = expectation(self.kind, eta_n)
         weight_n = self.rows.counts * slope_n / self.dispersion
         return eta_n, weight_n, eta_n + (self.rows.means - mean_n) / slope_n
@@ -267,7 +270,8 @@ class _Work:
         theta_nD = np.where(self.known[:, None], self.theta_ID[self.users], 0.0)
         own = theta_nD.shape[1] - self.num_factors
         taste_n = np.einsum("nh,nh->n", self.taste_nH, theta_nD[:, :own])
-        mean_n, slope_n = expectation(self.kind, taste_n + self._item_part(theta_nD))
+        eta_n = within_reach(self.kind, taste_n + self._item_part(theta_nD), self.centre)
+        mean_n, slope_n = expectation(self.kind, eta_n)
         z_nP = np.hstack([self.fixed_nC, theta_nD[:, own:]])
         spread_n = np.einsum(
             "np,npq,nq->n", z_nP, self.beta_covariance[self.items], z_nP, optimize=True
@@ -291,6 +295,7 @@ class _Work:
             variances=self.variances,
             dispersion=self.dispersion,
             context=self.context_scale,
+            centre=self.centre,
         )
 
 

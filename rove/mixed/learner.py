@@ -23,7 +23,7 @@ from rove.errors import InvalidInput
 from rove.mixed.contexts import ContextScale
 from rove.mixed.effects import Array, Codes
 from rove.mixed.fitting import Catalogue, Fitted, Prior, default_prior, fit
-from rove.mixed.links import Kind, expectation, link_of
+from rove.mixed.links import Kind, expectation, link_of, within_reach
 from rove.mixed.trials import Trials
 
 Vectors = npt.NDArray[np.float32]
@@ -177,31 +177,39 @@ class MixedLearner:
     def _update(
         self, users_n: Codes, items_n: Codes, rewards_n: Array, context_nQ: Vectors | None
     ) -> None:
-        """Move items and users by one rank-one update a trial."""
-        assert self._fitted is not None
+        """Move items and users by one rank-one update a trial, alike visitors together."""
         self._grow()
-        kind, dispersion = self._fitted.kind, self._fitted.dispersion
-        num_taste = self._catalogue.taste_JF.shape[1]
         z_nC = self._contexts(context_nQ, len(users_n))
-        width = z_nC.shape[1]
-        for row in range(len(users_n)):
-            item, user, z_C = items_n[row], users_n[row], z_nC[row]
-            theta = self._theta_ID[user] if user >= 0 else np.zeros(self._theta_ID.shape[1])
-            beta = self._beta_JP[item]
-            h_D = np.concatenate([[1.0], self._catalogue.taste_JF[item], beta[width:]])
-            z_P = np.concatenate([z_C, theta[1 + num_taste :]])
-            eta = beta[:width] @ z_C + h_D @ theta
-            mean, slope = expectation(kind, np.asarray(eta))
-            error, weight = (rewards_n[row] - mean) / slope, slope / dispersion
-            pull = self._covariance_JPP[item] @ z_P
-            gain = weight / (1.0 + weight * (z_P @ pull))
-            self._beta_JP[item] += gain * error * pull
-            self._covariance_JPP[item] -= gain * np.outer(pull, pull)
-            if user >= 0:
-                pull = self._theta_covariance[user] @ h_D
-                gain = weight / (1.0 + weight * (h_D @ pull))
-                self._theta_ID[user] += gain * error * pull
-                self._theta_covariance[user] -= gain * np.outer(pull, pull)
+        alike_n = (users_n < 0) & (self.trials.context_size == 0)
+        for item in np.unique(items_n[alike_n]).tolist():
+            same_n = alike_n & (items_n == item)
+            self._learn(item, -1, z_nC[0], float(rewards_n[same_n].mean()), int(same_n.sum()))
+        for row in np.flatnonzero(~alike_n).tolist():
+            user, reward = int(users_n[row]), float(rewards_n[row])
+            self._learn(int(items_n[row]), user, z_nC[row], reward, 1)
+
+    def _learn(self, item: int, user: int, z_C: Array, reward: float, count: int) -> None:
+        fitted = self._fitted
+        assert fitted is not None
+        width, own = len(z_C), 1 + self._catalogue.taste_JF.shape[1]
+        theta = self._theta_ID[user] if user >= 0 else np.zeros(self._theta_ID.shape[1])
+        beta = self._beta_JP[item]
+        h_D = np.concatenate([[1.0], self._catalogue.taste_JF[item], beta[width:]])
+        z_P = np.concatenate([z_C, theta[own:]])
+        eta = beta[:width] @ z_C + h_D @ theta
+        expanded = within_reach(fitted.kind, eta, fitted.centre)
+        mean, slope = expectation(fitted.kind, expanded)
+        error = expanded + (reward - mean) / slope - eta
+        weight = count * slope / fitted.dispersion
+        pull = self._covariance_JPP[item] @ z_P
+        gain = weight / (1.0 + weight * (z_P @ pull))
+        self._beta_JP[item] += gain * error * pull
+        self._covariance_JPP[item] -= gain * np.outer(pull, pull)
+        if user >= 0:
+            pull = self._theta_covariance[user] @ h_D
+            gain = weight / (1.0 + weight * (h_D @ pull))
+            self._theta_ID[user] += gain * error * pull
+            self._theta_covariance[user] -= gain * np.outer(pull, pull)
 
 
 def _catalogue(

@@ -20,8 +20,9 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Kind = Literal["identity", "logit", "log"]
 
-_LARGEST_ETA = {"identity": np.inf, "logit": 8.0, "log": 12.0}
-"""Beyond it a reward's expectation is as good as certain, and its slope of no use."""
+REACH = {"identity": np.inf, "logit": 4.0, "log": 4.0}
+"""How far from the overall mean's predictor the likelihood is expanded: further out its slope
+vanishes, and one trial would throw the expansion anywhere."""
 
 
 def link_of(rewards_n: Array) -> Kind:
@@ -37,13 +38,16 @@ def expectation(kind: Kind, eta: Array) -> tuple[Array, Array]:
     """Return the expected reward and its slope at the predictor."""
     if kind == "identity":
         return eta, np.ones_like(eta)
-    bound = _LARGEST_ETA[kind]
-    clipped = np.clip(eta, -bound, bound)
     if kind == "logit":
-        mean = 1.0 / (1.0 + np.exp(-clipped))
+        mean = 1.0 / (1.0 + np.exp(-eta))
         return mean, mean * (1.0 - mean)
-    mean = np.exp(clipped)
+    mean = np.exp(eta)
     return mean, mean
+
+
+def within_reach(kind: Kind, eta: Array, centre: float) -> Array:
+    """Return the predictors, cut at `REACH` from the overall one."""
+    return np.clip(eta, centre - REACH[kind], centre + REACH[kind])
 
 
 def predictor(kind: Kind, mean: float) -> float:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.decisions.interface import Agent, Batch, Choice, Feedback, World
+from rove.choosing import Policy
 from rove.mixed.learner import MixedLearner
-from rove.policies import Policy
-from rove.thompson import Thompson
 from rove.slates import fill
+from rove.thompson import Thompson
 
 
 class Rove:
