@@ -45,11 +45,11 @@ except ImportError:  # the extra `retrieval` is not installed
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
 
-EXACT_ITEMS = 50_000
-"""Catalogues up to this size are scored whole.
+EXACT_ITEMS = 500_000
+"""Catalogues up to this size are scored whole, without approximation.
 
-TODO: an estimate. The break-even size has not been measured, nor recall on a learned model's
-features of this size; both are missing before this can be trusted.
+TODO: the break-even size and the recall on learned features of this size are still to be measured
+(`benchmarks/`); until then the index serves only where scoring everything is out of the question.
 """
 NUM_DEVIATION_COLUMNS = 2
 _LISTS_PER_ROOT = 4.0
