@@ -1,0 +1,90 @@
+"""Tuned peers and Rove's one default in every environment; see `benchmarks/decisions.md`.
+
+python -m benchmarks.decisions --data FOLDER
+
+Without --data only the shop is played. Finished runs are kept in --out and not played again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import date
+from pathlib import Path
+
+import benchmarks.decisions.environments as environments
+from benchmarks.decisions.data import Sources
+from benchmarks.decisions.playing import (
+    Job,
+    Results,
+    known_peers,
+    names_of,
+    play_all,
+    playable,
+    tuned,
+)
+from benchmarks.decisions.tables import Row, plot, table
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.decisions", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with one folder a data set")
+    parser.add_argument("--set", action="append", default=[], metavar="ENVIRONMENT=FOLDER")
+    parser.add_argument("--environments", help="comma-separated; all if absent")
+    parser.add_argument("--peers", help="comma-separated; all if absent")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--dev-seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("outputs/decisions"))
+    given = parser.parse_args()
+    folders = tuple((name, folder) for name, _, folder in (s.partition("=") for s in given.set))
+    sources = Sources(data=given.data, cache=Path("outputs/bench-cache"), folders=folders)
+    chosen, lacking = known_peers()
+    for name, reason in lacking.items():
+        print(f"peers/{name} is left out: {reason}")
+    if given.peers:
+        chosen = {name: chosen[name] for name in _known(given.peers, list(chosen), "peer")}
+    all_names = names_of(environments)
+    wanted = (
+        _known(given.environments, all_names, "environment") if given.environments else all_names
+    )
+    results = Results(given.out)
+    pairs = list(playable(wanted, chosen, sources))
+    best = tuned(pairs, sources, results, num_dev_seeds=given.dev_seeds, num_processes=given.jobs)
+    jobs = {
+        pair: [
+            Job(environment=pair[0], peer=pair[1], settings=settings, seed=seed)
+            for seed in range(given.seeds)
+        ]
+        for pair, settings in best.items()
+    }
+    play_all([job for some in jobs.values() for job in some], sources, results, given.jobs)
+    rows = [
+        Row(
+            environment=environment,
+            peer=peer,
+            settings=best[environment, peer],
+            played=[results.of(job) for job in some],
+        )
+        for (environment, peer), some in jobs.items()
+    ]
+    text = (
+        f"{date.today().isoformat()}, `python -m benchmarks.decisions {' '.join(sys.argv[1:])}`; "
+        f"{given.seeds} seeds, tuned on {given.dev_seeds} others\n\n{table(rows)}\n"
+    )
+    (given.out / "decisions.md").write_text(text, "utf-8")
+    plot(rows, given.out / "decisions.png")
+    print(text)
+
+
+def _known(names: str, known: list[str], what: str) -> list[str]:
+    wanted = names.split(",")
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise SystemExit(f"there is no {what} {unknown[0]}; known: {', '.join(sorted(known))}")
+    return wanted
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Play peers in environments: tune on development seeds, then report on others.
+
+Every finished run is one line of `results.jsonl` and is not played again. The development seeds
+start at `FIRST_DEV_SEED`, the reported ones at 0. Runs are spread over processes with one BLAS
+thread each.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+import benchmarks.decisions.environments as environments
+import benchmarks.decisions.peers as peers
+from benchmarks.decisions.data import MissingData, Sources
+from benchmarks.decisions.interface import Environment, Peer
+
+FIRST_DEV_SEED = 1000
+NUM_POINTS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run: a peer with settings in an environment with a seed."""
+
+    environment: str
+    peer: str
+    settings: dict[str, Any]
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Names the run."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """What a run earned: the share of the way from random to oracle, at the end and on the way."""
+
+    share: float
+    curve: list[float]
+    seconds: float
+
+
+def names_of(package: Any) -> list[str]:
+    """Return the modules of a package whose names do not start with an underscore."""
+    found = pkgutil.iter_modules(package.__path__)
+    return [module.name for module in found if not module.name.startswith("_")]
+
+
+def known_peers() -> tuple[dict[str, Peer], dict[str, str]]:
+    """Return the peers that can be imported, and why the other modules cannot."""
+    found: dict[str, Peer] = {}
+    lacking: dict[str, str] = {}
+    for name in names_of(peers):
+        try:
+            module = importlib.import_module(f"{peers.__name__}.{name}")
+        except ImportError as error:
+            lacking[name] = str(error)
+        else:
+            found.update({peer.name: peer for peer in module.PEERS})
+    return found, lacking
+
+
+@cache
+def environment_of(name: str, sources: Sources) -> Environment:
+    """Load an environment once a process."""
+    loaded: Environment = importlib.import_module(f"{environments.__name__}.{name}").load(sources)
+    return loaded
+
+
+def play(job: Job, sources: Sources) -> Played:
+    """Play one run."""
+    environment, peer = environment_of(job.environment, sources), known_peers()[0][job.peer]
+    run = environment.open(job.seed)
+    begun = time.perf_counter()
+    earned, asked = 0.0, 0
+    points = iter(np.linspace(0, run.world.num_requests, NUM_POINTS + 1)[1:].tolist())
+    point, curve = next(points), []
+    with threadpool_limits(1):
+        agent = peer.start(run.world, np.random.default_rng(job.seed), **job.settings)
+        for batch in run.batches():
+            choice = agent.choose(batch)
+            feedback = run.feedback(batch, choice)
+            agent.learn(batch, choice, feedback)
+            earned += float(feedback.value_BK[np.isfinite(feedback.reward_BK)].sum())
+            asked += len(batch)
+            while asked >= point:
+                curve.append(share(earned, run.totals()))
+                point = next(points, np.inf)
+    seconds = time.perf_counter() - begun
+    return Played(share=share(earned, run.totals()), curve=curve, seconds=seconds)
+
+
+def share(earned: float, totals: tuple[float, float]) -> float:
+    """Return (earned - random) / (oracle - random), 0 while both are the same."""
+    random, oracle = totals
+    return (earned - random) / (oracle - random) if oracle > random else 0.0
+
+
+class Results:
+    """The runs played so far, in a file of JSON lines."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "results.jsonl"
+        self.played: dict[str, Played] = {}
+        if self._path.exists():
+            for line in self._path.read_text("utf-8").splitlines():
+                row = json.loads(line)
+                self.played[Job(**row["job"]).key] = Played(**row["played"])
+
+    def add(self, job: Job, played: Played) -> None:
+        """Keep a run."""
+        self.played[job.key] = played
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"job": asdict(job), "played": asdict(played)}) + "\n")
+
+    def of(self, job: Job) -> Played:
+        """Return a run that was played."""
+        return self.played[job.key]
+
+
+def play_all(jobs: Iterable[Job], sources: Sources, results: Results, num_processes: int) -> None:
+    """Play the runs that are not in the results yet."""
+    waiting = [job for job in jobs if job.key not in results.played]
+    if not waiting:
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+        futures = {pool.submit(play, job, sources): job for job in waiting}
+        for number, future in enumerate(as_completed(futures), 1):
+            job, played = futures[future], future.result()
+            results.add(job, played)
+            print(
+                f"[{number}/{len(waiting)}] {job.environment} {job.peer} {job.settings} "
+                f"seed {job.seed}: {played.share:.3f} in {played.seconds:.1f} s",
+                flush=True,
+            )
+
+
+def playable(
+    wanted: Sequence[str], chosen: dict[str, Peer], sources: Sources
+) -> Iterator[tuple[str, Peer]]:
+    """Yield environments with the peers that can play them; say what is left out."""
+    for name in wanted:
+        try:
+            world = environment_of(name, sources).open(FIRST_DEV_SEED).world
+        except MissingData as error:
+            print(f"{name} is left out: {error}")
+            continue
+        for peer in chosen.values():
+            if peer.fits(world):
+                yield name, peer
+            else:
+                print(f"{name}: {peer.name} cannot play it")
+
+
+def tuned(
+    pairs: Sequence[tuple[str, Peer]],
+    sources: Sources,
+    results: Results,
+    *,
+    num_dev_seeds: int,
+    num_processes: int,
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return each pair's best settings on the development seeds."""
+    seeds = range(FIRST_DEV_SEED, FIRST_DEV_SEED + num_dev_seeds)
+    trials = {
+        (name, peer.name, number): [
+            Job(environment=name, peer=peer.name, settings=settings, seed=seed) for seed in seeds
+        ]
+        for name, peer in pairs
+        if len(peer.grid) > 1
+        for number, settings in enumerate(peer.grid)
+    }
+    play_all([job for jobs in trials.values() for job in jobs], sources, results, num_processes)
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, peer in pairs:
+        grid = list(peer.grid)
+        if len(grid) > 1:
+            means = [
+                np.mean([results.of(job).share for job in trials[name, peer.name, number]])
+                for number in range(len(grid))
+            ]
+            best[name, peer.name] = grid[int(np.argmax(means))]
+        else:
+            best[name, peer.name] = grid[0]
+    return best
