@@ -3,6 +3,8 @@
 # make test    all tests: the fast ones, then those that start Ray
 # make check   lint, format, types, layers
 # make bench   the benchmarks; results go to benchmarks/
+# make bench-decisions   tuned peers and Rove's one default in every environment
+#                        BENCH_FLAGS="--data FOLDER" for more than the shop
 # make clean   remove what the targets above made
 #
 # PyPI's Linux wheel of torch brings the CUDA libraries. Where a CPU build is wanted:
@@ -11,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench bench-decisions clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,6 +23,7 @@ TYPED := $(PACKAGES) tests benchmarks
 PIP_FLAGS ?=
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
+BENCH_FLAGS ?=
 
 # Ray Serve's fast path; it has to be there before any process of Ray starts.
 export RAY_SERVE_ENABLE_HA_PROXY := 1
@@ -60,6 +63,11 @@ bench: $(STAMP)
 	    module="benchmarks.$$(basename "$$file" .py)"; \
 	    echo "== $$module"; $(BIN)/python -m "$$module"; \
 	done
+
+bench-decisions: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
+	    -c constraints.txt -e '.[bench,baselines,report]'
+	$(BIN)/python -m benchmarks.decisions $(BENCH_FLAGS)
 
 clean:
 	rm -rf $(VENV) outputs dist htmlcov .coverage .mypy_cache .pytest_cache .ruff_cache
