@@ -36,7 +36,9 @@ class ItemVariances:
     mean: float
     """Of an item's mean around what its text and group promise."""
     context: float
-    """Of an item's context effects around the shared ones."""
+    """Of an item's context effects around the shared ones: the mean over the items."""
+    context_J: Array | None = None
+    """Each item's own: what is rewarded alike in all contexts must not silence what is not."""
     factors_K: Array
     text: float
     """Of the text map's weights."""
@@ -45,14 +47,24 @@ class ItemVariances:
     intercept: float
 
     def of_effects(self, num_context: int) -> Array:
-        """Return diag(S), (P,)."""
+        """Return diag(S) of an item without trials, (P,)."""
         return np.concatenate([[self.mean], np.full(num_context, self.context), self.factors_K])
+
+    def of_items(self, items_n: npt.NDArray[np.intp], num_context: int) -> Array:
+        """Return diag(S) of items, (n, P)."""
+        scale_nP = np.tile(self.of_effects(num_context), (len(items_n), 1))
+        if self.context_J is not None:
+            known = items_n < len(self.context_J)
+            own_n = self.context_J[items_n[known]]
+            scale_nP[known, 1 : 1 + num_context] = own_n[:, None]
+        return scale_nP
 
     def copy(self) -> ItemVariances:
         """Return a copy that can be changed."""
         return ItemVariances(
             mean=self.mean,
             context=self.context,
+            context_J=None if self.context_J is None else self.context_J.copy(),
             factors_K=self.factors_K.copy(),
             text=self.text,
             shared_context=self.shared_context,
@@ -127,9 +139,9 @@ def solve_items(
     moments, pulls = moments_JPP[seen], pulls_JP[seen]
     groups = None if groups_J is None else groups_J[seen]
     for _ in range(num_rounds):
-        solved = _solve(moments, pulls, text_JG[seen], groups, num_context, variances)
-        _move(solved, variances, prior, num_context, text_JG.shape[1])
-    solved = _solve(moments, pulls, text_JG[seen], groups, num_context, variances)
+        solved = _solve(moments, pulls, text_JG[seen], groups, num_context, variances, seen)
+        _move(solved, variances, prior, num_context, text_JG, seen)
+    solved = _solve(moments, pulls, text_JG[seen], groups, num_context, variances, seen)
     return _spread(solved, seen, text_JG, groups_J, num_context, variances)
 
 
@@ -159,20 +171,22 @@ def _solve(
     groups_n: Codes | None,
     num_context: int,
     variances: ItemVariances,
+    seen: npt.NDArray[np.intp],
 ) -> _Solved:
     num_items, num_effects = pulls.shape
     num_text, width = text_nG.shape[1], 1 + num_context
-    scale_P = variances.of_effects(num_context)
+    scale_nP = variances.of_items(seen, num_context)
     # V = (A + S^-1)^-1 by the symmetric form S^1/2 (S^1/2 A S^1/2 + I)^-1 S^1/2.
-    root_P = np.sqrt(scale_P)
-    inner = moments * root_P[:, None] * root_P + np.eye(num_effects)
+    root_nP = np.sqrt(scale_nP)
+    outer_nPP = root_nP[:, :, None] * root_nP[:, None, :]
+    inner = moments * outer_nPP + np.eye(num_effects)
     own = np.linalg.inv(inner)
     own = (own + own.swapaxes(1, 2)) / 2.0
     # Of the promise: precision S^-1 - S^-1 V S^-1, pull S^-1 V b.
     precision = (np.eye(num_effects) - own)[:, :width, :width]
-    precision = precision / root_P[:width, None] / root_P[:width]
-    own = own * root_P[:, None] * root_P
-    pull = (np.einsum("npq,nq->np", own, pulls) / scale_P)[:, :width]
+    precision = precision / outer_nPP[:, :width, :width]
+    own = own * outer_nPP
+    pull = (np.einsum("npq,nq->np", own, pulls) / scale_nP)[:, :width]
 
     size = num_text + num_context
     prior_M = np.full(size, variances.shared_context)
@@ -251,24 +265,33 @@ def _move(
     variances: ItemVariances,
     prior: ItemVariances,
     num_context: int,
-    num_text: int,
+    text_JG: Array,
+    seen: npt.NDArray[np.intp],
 ) -> None:
-    scale_P = variances.of_effects(num_context)
+    num_text = text_JG.shape[1]
+    scale_nP = variances.of_items(seen, num_context)
     # E[(beta - promise)^2] also has the promise's uncertainty: V S^-1 brings it to the effects.
     width = 1 + num_context
     own_PP = solved.own_nPP
-    remaining = own_PP[:, :, :width] / scale_P[:width]
+    remaining = own_PP[:, :, :width] / scale_nP[:, None, :width]
     kept = np.zeros_like(remaining)
     kept[:, np.arange(width), np.arange(width)] = 1.0
     loss = kept - remaining
     spread = np.einsum("npc,ncd,npd->np", loss, solved.promise_covariance_nCC, loss, optimize=True)
     diagonal = np.diagonal(own_PP, axis1=1, axis2=2)
-    square_P = (np.square(solved.deviation_nP) + spread).sum(0)
-    supported_P = (1.0 - diagonal / scale_P).sum(0)
+    square_nP = np.square(solved.deviation_nP) + spread
+    supported_nP = 1.0 - diagonal / scale_nP
+    square_P, supported_P = square_nP.sum(0), supported_nP.sum(0)
     variances.mean = moved(square_P[0], supported_P[0], prior.mean)
     if num_context:
         block = slice(1, width)
-        variances.context = moved(square_P[block].sum(), supported_P[block].sum(), prior.context)
+        held = STRENGTH * variances.context + square_nP[:, block].sum(1)
+        own_n = np.maximum(held / (STRENGTH + supported_nP[:, block].sum(1)), 1e-9)
+        context_J = np.full(len(text_JG), variances.context)
+        context_J[seen] = own_n
+        variances.context_J = context_J
+        # The mean, not a pool: one item whose context matters shows that contexts may matter.
+        variances.context = (STRENGTH * prior.context + own_n.sum()) / (STRENGTH + len(own_n))
         shared = slice(num_text, None)
         variances.shared_context = _moved_shared(
             solved, shared, variances.shared_context, prior.shared_context
@@ -311,7 +334,8 @@ def _spread(
     covariance[unseen, :width, :width] += uncertain
     mean[seen] = solved.deviation_nP
     mean[seen, :width] += solved.promise_nC
-    carried = solved.own_nPP[:, :, :width] / scale_P[:width]
+    scale_nP = variances.of_items(seen, num_context)
+    carried = solved.own_nPP[:, :, :width] / scale_nP[:, None, :width]
     covariance[seen] = solved.own_nPP + np.einsum(
         "npc,ncd,nqd->npq", carried, solved.promise_covariance_nCC, carried, optimize=True
     )

@@ -28,6 +28,8 @@ from rove.mixed.effects import (
 from rove.mixed.links import Kind, expectation, predictor, within_reach
 from rove.mixed.trials import Columns
 
+NOISE_STRENGTH = 10.0
+"""Trials that the prior of a dispersion counts for."""
 DEFAULT_SPREAD: dict[Kind, float] = {"identity": 0.3, "logit": 0.5, "log": 0.3}
 """Standard deviation of an item's mean, of a user's and so on, before there are data; in units of
 the rewards' deviation for `identity`."""
@@ -53,6 +55,9 @@ class Fitted:
     users: UserEffects
     variances: ItemVariances
     dispersion: float
+    """phi over all items."""
+    dispersion_J: Array
+    """phi of each item's rewards, shrunk to that of all."""
     context: ContextScale
     centre: float
     """The predictor of the overall mean."""
@@ -142,6 +147,9 @@ class _Work:
         self.variances = prior.variances.copy() if start is None else start.variances.copy()
         self.population = prior.population_DD if start is None else start.users.population_DD
         self.dispersion = prior.dispersion if start is None else start.dispersion
+        self.dispersion_J = np.full(num_items, self.dispersion)
+        if start is not None:
+            self.dispersion_J[: len(start.dispersion_J)] = start.dispersion_J
         self.beta_JP = np.zeros((num_items, num_effects))
         self.beta_covariance = np.zeros((num_items, num_effects, num_effects))
         self.theta_ID = np.zeros((self.num_users, size))
@@ -198,7 +206,7 @@ class _Work:
     def _expanded(self, theta_nD: Array, taste_n: Array) -> tuple[Array, Array, Array]:
         eta_n = within_reach(self.kind, taste_n + self._item_part(theta_nD), self.centre)
         mean_n, slope_n = expectation(self.kind, eta_n)
-        weight_n = self.rows.counts * slope_n / self.dispersion
+        weight_n = self.rows.counts * slope_n / self.dispersion_J[self.items]
         return eta_n, weight_n, eta_n + (self.rows.means - mean_n) / slope_n
 
     def _item_part(self, theta_nD: Array) -> Array:
@@ -282,9 +290,13 @@ class _Work:
         covariance_r = self.theta_covariance[self.users[rows]]
         spread_n[rows] += np.einsum("rd,rde,re->r", h_rD, covariance_r, h_rD, optimize=True)
         square_n = np.square(self.rows.means - mean_n) * self.rows.counts + self.rows.spreads
-        left = float((square_n / slope_n + self.rows.counts * slope_n * spread_n).sum())
+        left_n = square_n / slope_n + self.rows.counts * slope_n * spread_n
         total = float(self.rows.counts.sum())
-        self.dispersion = (10.0 * self.prior.dispersion + left) / (10.0 + total)
+        held = NOISE_STRENGTH
+        self.dispersion = (held * self.prior.dispersion + float(left_n.sum())) / (held + total)
+        left_J = np.bincount(self.items, left_n, len(self.dispersion_J))
+        num_J = np.bincount(self.items, self.rows.counts, len(self.dispersion_J))
+        self.dispersion_J = (held * self.dispersion + left_J) / (held + num_J)
 
     def fitted(self) -> Fitted:
         """Return the result."""
@@ -294,6 +306,7 @@ class _Work:
             users=self.user_effects,
             variances=self.variances,
             dispersion=self.dispersion,
+            dispersion_J=self.dispersion_J,
             context=self.context_scale,
             centre=self.centre,
         )

@@ -200,7 +200,7 @@ class MixedLearner:
         expanded = within_reach(fitted.kind, eta, fitted.centre)
         mean, slope = expectation(fitted.kind, expanded)
         error = expanded + (reward - mean) / slope - eta
-        weight = count * slope / fitted.dispersion
+        weight = count * slope / fitted.dispersion_J[item]
         pull = self._covariance_JPP[item] @ z_P
         gain = weight / (1.0 + weight * (z_P @ pull))
         self._beta_JP[item] += gain * error * pull

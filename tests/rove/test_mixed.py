@@ -238,7 +238,7 @@ def test_an_update_is_the_posterior_that_a_fit_would_give_for_gaussian_rewards()
     assert fitted is not None
     observe(learner, [-1], [0], [2.0])
     after, _ = learner.score(np.array([-1]), np.array([[0, 1]]), None)
-    gain = deviation[0, 0] ** 2 / (deviation[0, 0] ** 2 + fitted.dispersion)
+    gain = deviation[0, 0] ** 2 / (deviation[0, 0] ** 2 + fitted.dispersion_J[0])
     assert after[0, 0] == pytest.approx(mean[0, 0] + gain * (2.0 - mean[0, 0]), rel=1e-4)
     assert after[0, 1] == mean[0, 1]
 
