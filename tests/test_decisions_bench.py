@@ -10,7 +10,7 @@ import pytest
 from benchmarks.decisions.data import MissingData, Sources
 from benchmarks.decisions.interface import Batch, Choice, Environment, Feedback
 from benchmarks.decisions.peers.random_choice import RandomPeer
-from benchmarks.decisions.playing import Job, Played, Results, share
+from benchmarks.decisions.playing import Job, Played, Results, play, play_all, share
 from benchmarks.decisions.runs import Table
 from benchmarks.decisions.tables import Row, plot, table
 
@@ -62,6 +62,18 @@ def test_finished_runs_are_remembered(tmp_path: Path) -> None:
     played = Played(share=0.25, curve=[0.1, 0.25], seconds=1.5)
     Results(tmp_path).add(job, played)
     assert Results(tmp_path).of(job) == played
+
+
+def test_a_finished_run_is_not_played_again(tmp_path: Path) -> None:
+    """No environment has this name, so playing it would fail."""
+    job = Job(environment="nowhere", peer="random", settings={}, seed=0)
+    sources, played = Sources(data=None, cache=tmp_path), Played(share=0.5, curve=[], seconds=0.0)
+    Results(tmp_path).add(job, played)
+    results = Results(tmp_path)
+    play_all([job], sources, results, num_processes=1)
+    assert results.of(job) == played
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        play(job, sources)
 
 
 def test_an_environment_without_its_data_says_what_is_missing(tmp_path: Path) -> None:

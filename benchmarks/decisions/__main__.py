@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--dev-seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("outputs/decisions"))
+    parser.add_argument("--write", type=Path, metavar="FILE", help="copy the tables there too")
     given = parser.parse_args()
     folders = tuple((name, folder) for name, _, folder in (s.partition("=") for s in given.set))
     sources = Sources(data=given.data, cache=Path("outputs/bench-cache"), folders=folders)
@@ -73,7 +74,8 @@ def main() -> None:
         f"{date.today().isoformat()}, `python -m benchmarks.decisions {' '.join(sys.argv[1:])}`; "
         f"{given.seeds} seeds, tuned on {given.dev_seeds} others\n\n{table(rows)}\n"
     )
-    (given.out / "decisions.md").write_text(text, "utf-8")
+    for path in filter(None, (given.out / "decisions.md", given.write)):
+        path.write_text(text, "utf-8")
     plot(rows, given.out / "decisions.png")
     print(text)
 
