@@ -22,7 +22,6 @@ from rove.events import InteractionType
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Strengths = Annotated[list[NonNegative], Field(min_length=2, max_length=16)]
 Transform = Literal["constant", "value", "duration_s", "watch_ratio", "log_duration"]
 Preset = Literal["shop", "social", "streaming", "news", "education", "finance", "health"]
 Format = Literal["parquet", "csv", "jsonl"]
@@ -116,26 +115,6 @@ class RewardSection(Section):
     """The reward of a slot that earned nothing in time; the preset's when absent."""
 
 
-class RegulationSection(Section):
-    """How the regulated policy chooses its own strength; see `rove.regulation`."""
-
-    strengths: Strengths = [0.0, 0.1, 0.25, 0.5, 1.0]
-    """The strengths to choose from, rising; the first is 0: greedy, what it falls back to."""
-    segments: Literal["none", "history"] = "none"
-    """history: users with 0, 1-2, 3-10 and more interactions each have strengths of their own,
-    which start from what all users together say."""
-    budget: NonNegative = 0.05
-    """Most that exploration may lose at first, as a share of what the greedy choices earn."""
-    horizon: Annotated[int, Field(ge=1)] = 5000
-    """Decisions after which what exploring an item has brought no longer counts for it."""
-
-    @model_validator(mode="after")
-    def _rising(self) -> Self:
-        if self.strengths[0] != 0.0 or self.strengths != sorted(set(self.strengths)):
-            raise ValueError(f"strengths must start with 0 and rise, got {self.strengths}")
-        return self
-
-
 class DiversitySection(Section):
     """How the slots of one slate are made unlike; see `rove.diversity`."""
 
@@ -149,10 +128,9 @@ class DiversitySection(Section):
 class PolicySection(Section):
     """How much to explore, and how."""
 
-    kind: Literal[
-        "greedy", "epsilon_greedy", "softmax", "ucb", "thompson", "top_two", "igw", "regulated"
-    ] = "thompson"
-    """regulated: Thompson sampling that learns from the ledger what strength earns most."""
+    kind: Literal["greedy", "epsilon_greedy", "softmax", "ucb", "thompson", "top_two", "igw"] = (
+        "thompson"
+    )
     strength: NonNegative = 0.25
     """thompson, top_two, ucb: multiple of the posterior standard deviation (a temperature)."""
     epsilon: Share = 0.05
@@ -164,7 +142,7 @@ class PolicySection(Section):
     leader_share: Share = 0.5
     """top_two: how often a draw's winner is shown rather than its best challenger."""
     num_draws: Annotated[int, Field(ge=1, le=4096)] = 64
-    """thompson, top_two, regulated: posterior samples per decision."""
+    """thompson, top_two: posterior samples per decision."""
     floor: Share = 0.0
     """Share of a uniform choice mixed into every policy, so that every propensity is positive."""
     max_explore_slots: Annotated[int, Field(ge=0)] = 2
@@ -172,7 +150,6 @@ class PolicySection(Section):
     shortlist: Annotated[int, Field(ge=1)] = 64
     """Larger candidate sets are cut to this many by optimistic score before the policy chooses."""
     diversity: DiversitySection = DiversitySection()
-    regulation: RegulationSection = RegulationSection()
 
 
 class StoreSection(Section):

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rove.config import PolicySection
+from rove.diversity import penalty_of
 from rove.errors import InvalidInput, RoveError
 from rove.events import Explanation, RankRequest, Slot
 from rove.explaining import explain
@@ -28,7 +29,7 @@ from rove.item_index import ItemIndex, Rows
 from rove.policies import policy_of
 from rove.scoring import Part, Scorer
 from rove.shortlisting import shortlister_of
-from rove.slates import fill
+from rove.slates import Penalty, fill
 from rove.users import Taste, User
 
 Vectors = npt.NDArray[np.float32]
@@ -302,6 +303,7 @@ class Decider:
                 num_slots,
                 [np.random.Generator(np.random.PCG64(seeds[number])) for number in same],
                 max_explore_slots=self._section.max_explore_slots,
+                penalty=self._penalty(group, mean_BS) if num_slots > 1 else None,
             )
             columns = (
                 filled.chosen_BK.tolist(),
@@ -312,6 +314,12 @@ class Decider:
             for number, *row in zip(same, *columns, strict=True):
                 slates[number] = self._slots(batch[number], part, *row)
         return slates
+
+    def _penalty(self, group: Sequence[_Candidates], mean_BS: Vectors) -> Penalty | None:
+        if self._section.diversity.kind == "none":
+            return None
+        vector_BSE = np.stack([self._index.embeddings(one.rows) for one in group])
+        return penalty_of(self._section.diversity, mean_BS, vector_BSE)
 
     def _slots(
         self,

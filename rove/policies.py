@@ -22,15 +22,13 @@ from rove.choosing import (
     penalised,
 )
 from rove.config import PolicySection
-from rove.thompson import Mixture, Thompson, TopTwo
+from rove.thompson import Thompson, TopTwo
 
 
 def policy_of(section: PolicySection) -> Policy:
     """Return the policy that a configuration describes."""
     policy = _unfloored(section)
-    if isinstance(policy, Mixture) or not section.floor:
-        return policy
-    return Floored(policy, section.floor)
+    return Floored(policy, section.floor) if section.floor else policy
 
 
 def _unfloored(section: PolicySection) -> Policy:
@@ -49,9 +47,6 @@ def _unfloored(section: PolicySection) -> Policy:
             return TopTwo(section.strength, section.num_draws, section.leader_share)
         case "igw":
             return InverseGapWeighting(section.gamma)
-        case "regulated":
-            # A floor is part of every strength, or a choice could contradict them all.
-            return Mixture(section.regulation.strengths, section.num_draws, section.floor)
 
 
 class _Best:

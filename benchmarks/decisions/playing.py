@@ -91,7 +91,8 @@ def play(job: Job, sources: Sources) -> Played:
     points = iter(np.linspace(0, run.world.num_requests, NUM_POINTS + 1)[1:].tolist())
     point, curve = next(points), []
     with threadpool_limits(1):
-        agent = peer.start(run.world, np.random.default_rng(job.seed), **job.settings)
+        # Not the environment's stream: its luck and the agent's draws would go together.
+        agent = peer.start(run.world, np.random.default_rng((job.seed, 1)), **job.settings)
         for batch in run.batches():
             choice = agent.choose(batch)
             feedback = run.feedback(batch, choice)
@@ -120,7 +121,10 @@ class Results:
         self.played: dict[str, Played] = {}
         if self._path.exists():
             for line in self._path.read_text("utf-8").splitlines():
-                row = json.loads(line)
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # cut off when the process was killed; it is played again
                 self.played[Job(**row["job"]).key] = Played(**row["played"])
 
     def add(self, job: Job, played: Played) -> None:
@@ -139,17 +143,24 @@ def play_all(jobs: Iterable[Job], sources: Sources, results: Results, num_proces
     waiting = [job for job in jobs if job.key not in results.played]
     if not waiting:
         return
+    failed: list[str] = []
     context = get_context("spawn")
     with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
         futures = {pool.submit(play, job, sources): job for job in waiting}
         for number, future in enumerate(as_completed(futures), 1):
-            job, played = futures[future], future.result()
+            job, error = futures[future], future.exception()
+            if error is not None:
+                failed.append(f"{job.key}: {error!r}")
+                continue
+            played = future.result()
             results.add(job, played)
             print(
                 f"[{number}/{len(waiting)}] {job.environment} {job.peer} {job.settings} "
                 f"seed {job.seed}: {played.share:.3f} in {played.seconds:.1f} s",
                 flush=True,
             )
+    if failed:
+        raise RuntimeError(f"{len(failed)} runs failed, the others are kept: {failed[0]}")
 
 
 def playable(
