@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,12 +55,22 @@ def test_every_command_of_rove_is_in_the_readme_and_has_help() -> None:
         )
 
 
-def test_the_python_example_is_python_and_its_names_exist() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_a_python_example_is_python_and_its_names_exist(code: str) -> None:
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and node.module:
             module = importlib.import_module(node.module)
             assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_the_example_without_files_runs() -> None:
+    (code,) = [code for code in EXAMPLES if "MixedLearner" in code]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["mean"].shape == (64, 4)
 
 
 def test_the_table_of_calls_names_only_what_is_served() -> None:
