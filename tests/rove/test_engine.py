@@ -28,7 +28,7 @@ from tests.worlds import (
     unit_vectors,
 )
 
-KINDS = ["greedy", "epsilon_greedy", "softmax", "ucb", "thompson", "igw"]
+KINDS = ["greedy", "epsilon_greedy", "softmax", "ucb", "thompson", "top_two", "igw"]
 HIDE, IMPRESSION = InteractionType.HIDE, InteractionType.IMPRESSION
 
 

@@ -12,7 +12,7 @@ from scipy import stats
 from rove.config import PolicySection
 from rove.policies import policy_of
 
-KINDS = ["greedy", "epsilon_greedy", "softmax", "ucb", "thompson", "igw"]
+KINDS = ["greedy", "epsilon_greedy", "softmax", "ucb", "thompson", "top_two", "igw"]
 MEANS = [0.3, 0.5, 0.1]
 
 
