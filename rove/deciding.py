@@ -109,7 +109,9 @@ class Decider:
         chosen = self._fill(batch, [seeds[number] for number, _ in found], part)
         for (number, candidates), slots in zip(found, chosen, strict=True):
             try:
-                filled = self._with_baseline(slots, candidates.request, part, candidates.taste)
+                filled = self._with_baseline(
+                    slots, candidates.request, part, candidates.user, candidates.taste
+                )
             except RoveError as error:
                 results[number] = error
                 continue
@@ -350,14 +352,15 @@ class Decider:
         ]
 
     def _with_baseline(
-        self, slots: list[Slot], request: RankRequest, part: Part, taste: Taste
+        self, slots: list[Slot], request: RankRequest, part: Part, user: User, taste: Taste
     ) -> list[Slot]:
-        """Fill up with the request's baseline items, in their order, while slots are empty."""
+        """Fill up with the request's open baseline items, in their order, while slots are empty."""
         if len(slots) == request.k:
             return slots
         shown = {slot.item_id for slot in slots} | set(request.excluded_items)
         unused = [item_id for item_id in request.baseline_items if item_id not in shown]
-        rows = self._index.rows_of(unused)[: request.k - len(slots)]
+        rows = self._index.rows_of(unused)
+        rows = rows[~np.isin(rows, self._closed(request, user))][: request.k - len(slots)]
         scores = self._scorer.means(part, taste, rows).tolist()
         return slots + [
             Slot(

@@ -306,6 +306,16 @@ def test_baseline_items_fill_up(shop: Shop) -> None:
     assert [slot.slot for slot in decision.slots] == [0, 1, 2, 3, 4]
 
 
+def test_a_baseline_leaves_out_what_the_user_has(shop: Shop) -> None:
+    engine = shop.engine()
+    observe(engine, did("a-1", "ann", "item-9"))
+    wanted = request(
+        "ann", k=3, item_ids=["item-1"], baseline_items=["item-9", "item-8"], exclude_seen=True
+    )
+    shown = [slot.item_id for slot in rank(engine, wanted).slots]
+    assert shown == ["item-1", "item-8"]
+
+
 def test_a_short_baseline_gives_a_short_slate(shop: Shop) -> None:
     wanted = request("ann", k=5, item_ids=["item-1"], baseline_items=["item-2"])
     assert shown(rank(shop.engine(), wanted)) == ["item-1", "item-2"]
