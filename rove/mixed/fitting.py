@@ -172,10 +172,11 @@ class _Work:
 
     def sweep(self) -> None:
         """Expand, solve the items, solve the users, and learn the dispersion."""
-        theta_nD = np.where(self.known[:, None], self.theta_ID[self.users], 0.0)
+        theta_nD, taste_n, eta_n = self._predicted()
         own = theta_nD.shape[1] - self.num_factors
-        taste_n = np.einsum("nh,nh->n", self.taste_nH, theta_nD[:, :own])
-        eta_n, weight_n, response_n = self._expanded(theta_nD, taste_n)
+        mean_n, slope_n = expectation(self.kind, eta_n)
+        weight_n = self.rows.counts * slope_n / self.dispersion_J[self.items]
+        response_n = eta_n + (self.rows.means - mean_n) / slope_n
         z_nP = np.hstack([self.fixed_nC, theta_nD[:, own:]])
         num_items = len(self.beta_JP)
         moments, pulls = gather(self.items, num_items, z_nP, weight_n, response_n - taste_n)
@@ -203,11 +204,13 @@ class _Work:
             )
         self._learn_dispersion()
 
-    def _expanded(self, theta_nD: Array, taste_n: Array) -> tuple[Array, Array, Array]:
+    def _predicted(self) -> tuple[Array, Array, Array]:
+        """Return the users' effects (n, D), their part of the predictor, and the predictor (n,)."""
+        theta_nD = np.where(self.known[:, None], self.theta_ID[self.users], 0.0)
+        own = theta_nD.shape[1] - self.num_factors
+        taste_n = np.einsum("nh,nh->n", self.taste_nH, theta_nD[:, :own])
         eta_n = within_reach(self.kind, taste_n + self._item_part(theta_nD), self.centre)
-        mean_n, slope_n = expectation(self.kind, eta_n)
-        weight_n = self.rows.counts * slope_n / self.dispersion_J[self.items]
-        return eta_n, weight_n, eta_n + (self.rows.means - mean_n) / slope_n
+        return theta_nD, taste_n, eta_n
 
     def _item_part(self, theta_nD: Array) -> Array:
         beta_nP = self.beta_JP[self.items]
@@ -275,10 +278,8 @@ class _Work:
         """Learn phi from the squares that are left, with those that the posterior expects."""
         if self.kind == "logit" and _is_binary(self.rows):
             return
-        theta_nD = np.where(self.known[:, None], self.theta_ID[self.users], 0.0)
+        theta_nD, _, eta_n = self._predicted()
         own = theta_nD.shape[1] - self.num_factors
-        taste_n = np.einsum("nh,nh->n", self.taste_nH, theta_nD[:, :own])
-        eta_n = within_reach(self.kind, taste_n + self._item_part(theta_nD), self.centre)
         mean_n, slope_n = expectation(self.kind, eta_n)
         z_nP = np.hstack([self.fixed_nC, theta_nD[:, own:]])
         spread_n = np.einsum(
