@@ -1,7 +1,7 @@
 """From requests to slates: which items may be shown, what they are worth, what the policy chooses.
 
     rove.item_index   which rows a request allows
-    rove.scoring      mean and deviation of their rewards
+    rove.scores       mean and deviation of their rewards
     rove.policies     the distribution over them
     rove.slates       slots and propensities
 
@@ -16,23 +16,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Generic
 
 import numpy as np
-import numpy.typing as npt
 
 from rove.config import PolicySection
 from rove.diversity import penalty_of
 from rove.errors import InvalidInput, RoveError
 from rove.events import Explanation, RankRequest, Slot
-from rove.explaining import explain
 from rove.item_index import ItemIndex, Rows
 from rove.policies import policy_of
-from rove.scoring import Part, Scorer
-from rove.shortlisting import shortlister_of
+from rove.scores import Part, Retriever, Scores, Taste, TextVectors, User, Vectors
 from rove.slates import Penalty, fill
-from rove.users import Taste, User
-
-Vectors = npt.NDArray[np.float32]
 
 _OPTIMISM = 3.0
 """Thompson: an item this many (strengthened) deviations below the shortlist would not be drawn."""
@@ -49,7 +44,7 @@ class Choice:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Candidates:
+class _Candidates(Generic[User, Taste]):
     """One request's shortlist; rows, means and deviations are parallel."""
 
     request: RankRequest
@@ -62,15 +57,21 @@ class _Candidates:
     num_slots: int
 
 
-class Decider:
+class Decider(Generic[User, Taste, Part]):
     """Decides for one policy over one index."""
 
-    def __init__(self, section: PolicySection, index: ItemIndex, scorer: Scorer) -> None:
+    def __init__(
+        self,
+        section: PolicySection,
+        index: ItemIndex,
+        scorer: Scores[User, Taste, Part],
+        retriever: Retriever[User, Taste] | None = None,
+    ) -> None:
         self._section = section
         self._policy = policy_of(section)
         self._index = index
         self._scorer = scorer
-        self._shortlister = shortlister_of(index, scorer)
+        self._retriever = retriever
         self._optimism = {
             "ucb": section.strength,
             "thompson": _OPTIMISM * section.strength,
@@ -82,14 +83,14 @@ class Decider:
         users: Sequence[User],
         seeds: Sequence[int],
         now_s: float,
-        query_vectors: Mapping[str, Vectors],
+        vectors: TextVectors,
     ) -> list[Choice | RoveError]:
         """Return a choice, or what is wrong with the request, for each request."""
-        tastes = self._scorer.tastes(users, now_s)
+        tastes = self._scorer.tastes(users, requests, vectors, now_s)
         retrieved = self._retrieved(requests, users, tastes, seeds)
         part, catalogue_BJ = self._catalogue_means(requests, tastes, retrieved)
         results: list[Choice | RoveError | None] = [None] * len(requests)
-        found: list[tuple[int, _Candidates]] = []
+        found: list[tuple[int, _Candidates[User, Taste]]] = []
         for number, request in enumerate(requests):
             try:
                 candidates = self._candidates(
@@ -99,7 +100,7 @@ class Decider:
                     part,
                     catalogue_BJ.get(number),
                     retrieved.get(number),
-                    query_vectors,
+                    vectors,
                 )
             except RoveError as error:
                 results[number] = error
@@ -131,15 +132,15 @@ class Decider:
         seeds: Sequence[int],
     ) -> dict[int, Rows]:
         """Return the rows to look at of the requests that the release's index can answer."""
-        if self._shortlister is None:
+        if self._retriever is None:
             return {}
         whole = [n for n, request in enumerate(requests) if request.candidates is None]
-        side = self._shortlister.side_rows() if whole else np.zeros(0, np.intp)
+        side = self._retriever.side_rows() if whole else np.zeros(0, np.intp)
         retrieved = {}
         for n in whole:
             closed = np.unique(self._closed(requests[n], users[n]))
             size = max(self._section.shortlist, 2 * requests[n].k)
-            found = self._shortlister.rows(
+            found = self._retriever.rows(
                 users[n], tastes[n], closed, size, self._optimism, seeds[n]
             )
             if found is not None:
@@ -155,7 +156,7 @@ class Decider:
         """Score the whole catalogue for the other requests that want it, in one product."""
         whole = [n for n, request in enumerate(requests) if request.candidates is None]
         whole = [number for number in whole if number not in retrieved]
-        if self._shortlister is not None and not whole:
+        if self._retriever is not None and not whole:
             return self._scorer.read_part(), {}
         part = self._scorer.item_part()
         if not whole or len(self._index) == 0:
@@ -171,8 +172,8 @@ class Decider:
         part: Part,
         catalogue_J: Vectors | None,
         retrieved: Rows | None,
-        query_vectors: Mapping[str, Vectors],
-    ) -> _Candidates:
+        vectors: TextVectors,
+    ) -> _Candidates[User, Taste]:
         closed = self._closed(request, user)
         if retrieved is not None:
             rows, mean_n = self._cut(retrieved, part, user, taste, request.k)
@@ -181,15 +182,17 @@ class Decider:
         elif request.candidates is None:
             if catalogue_J is None:
                 catalogue_J = np.zeros(0, np.float32)
-            rows, mean_n, num_open = self._shortlist(catalogue_J, closed, part, user, request.k)
+            rows, mean_n, num_open = self._shortlist(
+                catalogue_J, closed, part, user, taste, request.k
+            )
             digest = f"catalogue-{len(self._index)}"
         else:
-            wanted = self._wanted(request, query_vectors)
+            wanted = self._wanted(request, vectors)
             rows = np.setdiff1d(wanted, closed, assume_unique=True)
             mean_n, num_open = self._scorer.means(part, taste, rows), len(rows)
             size = max(self._section.shortlist, 2 * request.k)
             if num_open > size:
-                index_n = -self._optimistic(mean_n, part, user, rows)
+                index_n = -self._optimistic(mean_n, part, user, taste, rows)
                 top = np.sort(np.argpartition(index_n, size)[:size])
                 rows, mean_n = rows[top], mean_n[top]
             digest = blake2b(np.sort(wanted).tobytes(), digest_size=8).hexdigest()
@@ -211,7 +214,7 @@ class Decider:
             num_slots=num_slots,
         )
 
-    def _wanted(self, request: RankRequest, query_vectors: Mapping[str, Vectors]) -> Rows:
+    def _wanted(self, request: RankRequest, vectors: TextVectors) -> Rows:
         candidates = request.candidates
         assert candidates is not None
         given = [candidates.item_ids, candidates.category, candidates.query]
@@ -225,9 +228,9 @@ class Decider:
         if candidates.category is not None:
             return self._index.rows_of_category(candidates.category)
         assert candidates.query is not None
-        if candidates.query not in query_vectors:
+        if candidates.query not in vectors:
             raise InvalidInput("candidates.query needs the encoder's vector of its text")
-        return self._index.nearest(query_vectors[candidates.query])
+        return self._index.nearest(vectors[candidates.query])
 
     def _closed(self, request: RankRequest, user: User) -> Rows:
         """Return the rows that must not be shown; unknown exclusions exclude nothing."""
@@ -238,7 +241,13 @@ class Decider:
         return np.array(rows, np.intp)
 
     def _shortlist(
-        self, mean_J: Vectors, closed: Rows, part: Part, user: User, num_slots: int
+        self,
+        mean_J: Vectors,
+        closed: Rows,
+        part: Part,
+        user: User,
+        taste: Taste,
+        num_slots: int,
     ) -> tuple[Rows, Vectors, int]:
         """Return the shortlist of the whole catalogue, and how many rows were open."""
         open_J = self._index.active.copy()
@@ -248,7 +257,7 @@ class Decider:
         if num_open <= size:
             rows = np.flatnonzero(open_J)
         else:
-            index_J = self._optimistic(mean_J, part, user, slice(None))
+            index_J = self._optimistic(mean_J, part, user, taste, slice(None))
             index_J = np.where(open_J, index_J, -np.inf)
             # In order of rows: random numbers are dealt out by position.
             rows = np.sort(np.argpartition(index_J, len(index_J) - size)[-size:])
@@ -266,20 +275,22 @@ class Decider:
         if len(rows) <= size:
             return rows, mean_n
         best = np.argsort(-mean_n, kind="stable")[: size // 2]
-        index_n = np.array(self._optimistic(mean_n, part, user, rows))
+        index_n = np.array(self._optimistic(mean_n, part, user, taste, rows))
         index_n[best] = np.inf
         kept = np.sort(np.argsort(-index_n, kind="stable")[:size])
         return rows[kept], mean_n[kept]
 
-    def _optimistic(self, mean_n: Vectors, part: Part, user: User, rows: Rows | slice) -> Vectors:
+    def _optimistic(
+        self, mean_n: Vectors, part: Part, user: User, taste: Taste, rows: Rows | slice
+    ) -> Vectors:
         if not self._optimism:
             return mean_n
-        deviation_J = part.deviation_J[user.has_past]
-        optimistic_n: Vectors = mean_n + np.float32(self._optimism) * deviation_J[rows]
+        deviation_n = self._scorer.rough_deviations(part, user, taste, rows)
+        optimistic_n: Vectors = mean_n + np.float32(self._optimism) * deviation_n
         return optimistic_n
 
     def _fill(
-        self, batch: Sequence[_Candidates], seeds: Sequence[int], part: Part
+        self, batch: Sequence[_Candidates[User, Taste]], seeds: Sequence[int], part: Part
     ) -> list[list[Slot]]:
         """Fill the slates of requests with as many slots and candidates together.
 
@@ -309,7 +320,7 @@ class Decider:
             )
             columns = (
                 filled.chosen_BK.tolist(),
-                np.take_along_axis(mean_BS, filled.chosen_BK, 1).tolist(),
+                self._scorer.expected(np.take_along_axis(mean_BS, filled.chosen_BK, 1)).tolist(),
                 filled.propensity_BK.tolist(),
                 filled.explored_BK.tolist(),
             )
@@ -317,7 +328,9 @@ class Decider:
                 slates[number] = self._slots(batch[number], part, *row)
         return slates
 
-    def _penalty(self, group: Sequence[_Candidates], mean_BS: Vectors) -> Penalty | None:
+    def _penalty(
+        self, group: Sequence[_Candidates[User, Taste]], mean_BS: Vectors
+    ) -> Penalty | None:
         if self._section.diversity.kind == "none":
             return None
         vector_BSE = np.stack([self._index.embeddings(one.rows) for one in group])
@@ -325,7 +338,7 @@ class Decider:
 
     def _slots(
         self,
-        candidates: _Candidates,
+        candidates: _Candidates[User, Taste],
         part: Part,
         chosen: list[int],
         scores: list[float],
@@ -336,7 +349,7 @@ class Decider:
         explanations: Sequence[Explanation | None] = [None] * len(rows)
         if candidates.request.explain:
             user, taste = candidates.user, candidates.taste
-            explanations = explain(self._index, self._scorer, part, user, taste, rows)
+            explanations = self._scorer.explain(part, user, taste, rows)
         return [
             Slot(
                 slot=slot,
@@ -361,7 +374,7 @@ class Decider:
         unused = [item_id for item_id in request.baseline_items if item_id not in shown]
         rows = self._index.rows_of(unused)
         rows = rows[~np.isin(rows, self._closed(request, user))][: request.k - len(slots)]
-        scores = self._scorer.means(part, taste, rows).tolist()
+        scores = self._scorer.expected(self._scorer.means(part, taste, rows)).tolist()
         return slots + [
             Slot(
                 slot=len(slots) + offset,

@@ -17,13 +17,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Self
 from uuid import uuid4
 
-import numpy as np
-import numpy.typing as npt
 from msgspec import structs
 
 from rove.attribution import attribution
@@ -42,13 +39,13 @@ from rove.events import (
 )
 from rove.ledger.items import ItemStore
 from rove.ledger.ledger import Ledger, StoredInteraction
-from rove.profiles import profile_of
 from rove.records import DecisionRecord, Erasure, UserProfile
 from rove.refit import refit
 from rove.release import Release, current, latest
 from rove.repeats import answer_again, digest_of, seed_of
 from rove.rewards import RewardMap
-from rove.users import Observation, is_observation
+from rove.scores import TextVectors
+from rove.users import is_observation
 from rove.view import View
 
 MAX_CLOCK_SKEW_S = 86_400.0
@@ -109,12 +106,12 @@ class Engine:
     def rank(
         self,
         requests: Sequence[RankRequest],
-        query_vectors: Mapping[str, npt.NDArray[np.float32]] | None = None,
+        vectors: TextVectors | None = None,
     ) -> list[Decision | RoveError]:
         """Decide a slate for each request, or say what is wrong with it.
 
         A request whose id was decided before gets that decision again, or a `Conflict` if it asks
-        for something else. `query_vectors` has the encoder's vector of every `candidates.query`.
+        for something else. `vectors` has the encoder's vector of every text in `texts_to_read`.
         """
         results: list[Decision | RoveError | None] = [None] * len(requests)
         digests: dict[int, str] = {}
@@ -132,7 +129,7 @@ class Engine:
                 repeated.append((number, event_id))
             else:
                 fresh[event_id] = number
-        decisions = self._decide(requests, digests, fresh, query_vectors or {}, results)
+        decisions = self._decide(requests, digests, fresh, vectors or {}, results)
         before = self._store_new(decisions)
         # What cannot be decided any more may have been decided before.
         before |= self._ledger.decisions([e for e in fresh if e not in decisions])
@@ -202,7 +199,7 @@ class Engine:
         history = self._ledger.history(user_id)
         if len(history) == 0:
             raise NotFound(f"nothing is stored of user {shown(user_id)}")
-        return profile_of(user_id, history, self.view)
+        return self.view.profile(user_id, history)
 
     def erase(self, user_id: str) -> Erasure:
         """Delete all rows of a user and forget what was learnt from them."""
@@ -256,7 +253,7 @@ class Engine:
         requests: Sequence[RankRequest],
         digests: Mapping[int, str],
         fresh: Mapping[str, int],
-        query_vectors: Mapping[str, npt.NDArray[np.float32]],
+        vectors: TextVectors,
         results: list[Decision | RoveError | None],
     ) -> dict[str, Decision]:
         """Decide the requests of `fresh` (event id -> number) and fill in their results."""
@@ -267,7 +264,7 @@ class Engine:
             [self.view.users.get(request.user_id) for request in wanted],
             [seed_of(event_id) for event_id in fresh],
             self.view.now_s,
-            query_vectors,
+            vectors,
         )
         decisions: dict[str, Decision] = {}
         for (event_id, number), choice in zip(fresh.items(), choices, strict=True):
@@ -354,55 +351,16 @@ class Engine:
                         received_at=received_at,
                     )
                 )
-            change = self._change(stored)
+            # Before they are written: what answered a decision earlier is read from the ledger.
+            change = self.view.prepare(transaction, stored, decisions)
             transaction.add_interactions(stored)
-            statistics = self.view.sums.prepare(change.item_ids, change.amounts, change.latest_s)
-            transaction.add_statistics(self.release_id, statistics)
-        self.view.sums.commit(change.item_ids, change.amounts, change.latest_s)
-        self._learn(stored)
-
-    def _change(self, stored: Sequence[StoredInteraction]) -> _Change:
-        positive = [one for one in stored if one.reward > 0.0]
-        timestamps = np.array([one.interaction.timestamp for one in positive], np.float64)
-        rewards = np.array([one.reward for one in positive], np.float64)
-        return _Change(
-            item_ids=[one.interaction.item_id for one in positive],
-            amounts=self.view.means.decayed(rewards, timestamps),
-            # Only what is written with the statistics moves the time, so that it can be rebuilt.
-            latest_s=float(timestamps.max(initial=self.view.now_s)),
-        )
-
-    def _learn(self, stored: Sequence[StoredInteraction]) -> None:
-        """Bring the cached views of the users up to date; the others will be built when needed."""
-        by_user: dict[str, list[Observation]] = {}
-        for one in stored:
-            interaction = one.interaction
-            seen = self.view.observation(
-                interaction.item_id, interaction.type, one.reward, interaction.timestamp or 0.0
-            )
-            if seen is not None:
-                by_user.setdefault(interaction.user_id, []).append(seen)
-        for user_id, observations in by_user.items():
-            # Looked up one by one: learning of one user may push another out of the cache.
-            if user_id not in self.view.users:
-                continue
-            self.view.learn(self.view.users.get(user_id), observations)
-            self.view.users.resized(user_id)
+        self.view.commit(change)
 
     def _decision(self, event_id: str) -> Decision:
         decision = self._ledger.decisions([event_id]).get(event_id)
         if decision is None:
             raise NotFound(f"there is no decision {shown(event_id)}")
         return decision
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Change:
-    """What interactions add to the item statistics, as of the means' reference time."""
-
-    item_ids: list[str]
-    amounts: npt.NDArray[np.float64]
-    latest_s: float
 
 
 def _outcome(interaction: Interaction, status: Status, reason: str | None = None) -> Outcome:

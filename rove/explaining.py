@@ -7,46 +7,50 @@ over the past: exact, not an approximation.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from rove.events import Explanation
-from rove.item_index import ItemIndex
-from rove.scoring import Part, Scorer
-from rove.users import Taste, User
+
+Array = npt.NDArray[np.float64]
 
 MAX_ITEMS = 20
 """Past items that are named; the rest are summed up."""
 
 
-def explain(
-    index: ItemIndex,
-    scorer: Scorer,
-    part: Part,
-    user: User,
-    taste: Taste,
-    rows: Sequence[int],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Influence:
+    """What each of p past events adds to the mean of a user's taste; items may come twice."""
+
+    rows: Sequence[int]
+    terms_pD: Array
+
+
+def explained(
+    ids: Sequence[str],
+    item_means: Sequence[float],
+    features_nD: Array,
+    taste_D: Array,
+    influence: Influence,
 ) -> list[Explanation]:
-    """Split the scores of some rows; the terms of each sum to its score."""
-    gain = scorer.model.taste_gain
-    features_nD = index.features(rows).astype(np.float64)
-    every, terms = scorer.influence(user, taste)
+    """Split n scores `item_mean + features . taste`; `ids` are those of all rows."""
     # An item may be both liked and disliked: one term for each item.
-    past, item_of = np.unique(np.array(every, np.intp), return_inverse=True)
-    influence_pD = np.zeros((len(past), len(taste.mean_D)))
-    np.add.at(influence_pD, item_of, terms)
-    history_np = gain * (features_nD @ influence_pD.T)
-    prior_n = gain * (features_nD @ (taste.mean_D - influence_pD.sum(0)))
+    past, item_of = np.unique(np.array(influence.rows, np.intp), return_inverse=True)
+    influence_pD = np.zeros((len(past), len(taste_D)))
+    np.add.at(influence_pD, item_of, influence.terms_pD)
+    history_np = features_nD @ influence_pD.T
+    prior_n = features_nD @ (taste_D - influence_pD.sum(0))
     explanations = []
-    for n, row in enumerate(rows):
+    for n, item_mean in enumerate(item_means):
         order = np.argsort(-np.abs(history_np[n]), kind="stable")
         named = order[:MAX_ITEMS].tolist()
-        history = {index.ids[past[p]]: float(history_np[n, p]) for p in named}
         explanations.append(
             Explanation(
-                item_mean=float(part.mean_J[row]),
+                item_mean=item_mean,
                 prior=float(prior_n[n]),
-                history=history,
+                history={ids[past[p]]: float(history_np[n, p]) for p in named},
                 other=float(history_np[n, order[MAX_ITEMS:]].sum()),
             )
         )

@@ -22,9 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rove.common_variance import common_variances
+from rove.events import Explanation, RankRequest
+from rove.explaining import Influence, explained
 from rove.item_index import ItemIndex, Rows
 from rove.item_means import ItemMeans
 from rove.model import ItemFeatures, RewardModel, UserPosterior
+from rove.scores import Scores, TextVectors
 from rove.users import Taste, User, influence_of, taste_of
 
 Vectors = npt.NDArray[np.float32]
@@ -69,7 +72,7 @@ class _Computed:
 Part = ItemPart | ReadPart
 
 
-class Scorer:
+class Scorer(Scores[User, Taste, Part]):
     """Scores of one release's model over one index."""
 
     posterior: UserPosterior
@@ -137,8 +140,14 @@ class Scorer:
         variance_n = self._item_variance(rows) + gain * self._variance_J[has_past][rows]
         return np.asarray(np.sqrt(variance_n), np.float32)
 
-    def tastes(self, users: Sequence[User], now_s: float) -> list[Taste]:
-        """Return the users' posteriors at one time."""
+    def tastes(
+        self,
+        users: Sequence[User],
+        requests: Sequence[RankRequest],
+        vectors: TextVectors,
+        now_s: float,
+    ) -> list[Taste]:
+        """Return the users' posteriors at one time; contexts do not matter to this model."""
         return [self.taste(user, now_s) for user in users]
 
     def taste(self, user: User, now_s: float) -> Taste:
@@ -158,7 +167,7 @@ class Scorer:
             user, taste, self.posterior, self._index.features, self.model.taste_half_life_s
         )
 
-    def catalogue_means(self, part: ItemPart, tastes: Sequence[Taste]) -> Vectors:
+    def catalogue_means(self, part: Part, tastes: Sequence[Taste]) -> Vectors:
         """Return the mean reward of every row, (B, J)."""
         mean_BD = np.stack([taste.mean_D for taste in tastes])
         mean_BD = (self.model.taste_gain * mean_BD).astype(np.float32)
@@ -166,7 +175,7 @@ class Scorer:
         mean_BJ = np.empty((len(tastes), len(self._index)), np.float32)
         np.matmul(mean_BD, released.T, out=mean_BJ[:, : len(released)])
         np.matmul(mean_BD, added.T, out=mean_BJ[:, len(released) :])
-        mean_BJ += part.mean_J
+        mean_BJ += part.mean_J[:]
         return mean_BJ
 
     def means(self, part: Part, taste: Taste, rows: Rows) -> Vectors:
@@ -174,6 +183,31 @@ class Scorer:
         weights_D = (self.model.taste_gain * taste.mean_D).astype(np.float32)
         mean_n: Vectors = part.mean_J[rows] + self._index.features(rows) @ weights_D
         return mean_n
+
+    def rough_deviations(self, part: Part, user: User, taste: Taste, rows: Any) -> Vectors:
+        """Return the standard deviation with the variance of taste that most users have, (n,)."""
+        deviation_n: Vectors = part.deviation_J[user.has_past][rows]
+        return deviation_n
+
+    def expected(self, mean: Vectors) -> Vectors:
+        """Return the means: they are rewards."""
+        return mean
+
+    def explain(
+        self, part: Part, user: User, taste: Taste, rows: Sequence[int]
+    ) -> list[Explanation]:
+        """Split the scores of some rows; the terms of each sum to its score."""
+        every, terms = self.influence(user, taste)
+        features_nD = self._index.features(rows).astype(np.float64)
+        influence = Influence(rows=every, terms_pD=terms)
+        gain = self.model.taste_gain
+        return explained(
+            self._index.ids,
+            [float(part.mean_J[row]) for row in rows],
+            gain * features_nD,
+            taste.mean_D,
+            influence,
+        )
 
     def deviations(self, part: Part, user: User, taste: Taste, rows: Rows) -> Vectors:
         """Return the exact standard deviation of some rows' rewards, (n,)."""

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from rove.item_index import ItemIndex, Rows
 from rove.retrieval import NUM_DEVIATION_COLUMNS, MaxProductIndex, RowSet, is_installed
+from rove.scores import Retriever
 from rove.scoring import Scorer
 from rove.users import Taste, User
 
@@ -39,7 +40,7 @@ _DRAW_STREAM = 0x53484F52
 logger = logging.getLogger(__name__)
 
 
-class Shortlister:
+class Shortlister(Retriever[User, Taste]):
     """Finds a request's rows in the index of one release."""
 
     def __init__(self, found: MaxProductIndex, index: ItemIndex, scorer: Scorer) -> None:

@@ -8,22 +8,38 @@ decider      scores and slates
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from rove.config import Config
 from rove.deciding import Decider
+from rove.events import Decision
 from rove.item_index import ItemIndex
 from rove.item_means import ItemMeans
 from rove.ledger.items import ItemStore
-from rove.ledger.ledger import Ledger
+from rove.ledger.ledger import History, Ledger, StoredInteraction, Transaction
+from rove.profiles import profile_of
+from rove.records import ItemTaste, UserProfile
 from rove.release import Release
-from rove.scoring import Scorer
+from rove.scoring import Part, Scorer
 from rove.shared_sums import SharedSums
-from rove.users import Observation, User, UserCache, is_observation
+from rove.shortlisting import shortlister_of
+from rove.users import Observation, Taste, User, UserCache, is_observation
 
 _MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What interactions add: to the item statistics, as of the means' reference time, and users."""
+
+    stored: Sequence[StoredInteraction]
+    item_ids: list[str]
+    amounts: npt.NDArray[np.float64]
+    latest_s: float
 
 
 class View:
@@ -44,7 +60,10 @@ class View:
             pseudo_count=model.pseudo_count,
         )
         self.scorer = Scorer(model, release.items, self.index, self.means)
-        self.decider = Decider(config.policy, self.index, self.scorer)
+        retriever = shortlister_of(self.index, self.scorer)
+        self.decider: Decider[User, Taste, Part] = Decider(
+            config.policy, self.index, self.scorer, retriever
+        )
         max_bytes = int(config.serving.user_cache_mb * _MEGABYTE)
         self.users = UserCache(max_bytes, self.build_user)
         self.sums = SharedSums(self.means, self.index, ledger.statistics(release.id))
@@ -62,6 +81,61 @@ class View:
         self._take_catalogue_changes()
         news = self._ledger.statistics_of_others(self.release.id, self.sums.revisions)
         self.sums.merge(news)
+
+    def decided(self, decisions: Sequence[Decision]) -> None:
+        """Take note of new decisions: this model does not ask what was shown."""
+
+    def prepare(
+        self,
+        transaction: Transaction,
+        stored: Sequence[StoredInteraction],
+        decisions: Mapping[str, Decision],
+    ) -> Change:
+        """Write what interactions add to the item statistics, and return it for `commit`."""
+        positive = [one for one in stored if one.reward > 0.0]
+        item_ids = [one.interaction.item_id for one in positive]
+        timestamps = np.array([one.interaction.timestamp for one in positive], np.float64)
+        rewards = np.array([one.reward for one in positive], np.float64)
+        amounts = self.means.decayed(rewards, timestamps)
+        # Only what is written with the statistics moves the time, so that it can be rebuilt.
+        latest_s = float(timestamps.max(initial=self.now_s))
+        statistics = self.sums.prepare(item_ids, amounts, latest_s)
+        transaction.add_statistics(self.release.id, statistics)
+        return Change(stored=stored, item_ids=item_ids, amounts=amounts, latest_s=latest_s)
+
+    def commit(self, change: Change) -> None:
+        """Learn what was written: the items, and the cached users; others are built when needed."""
+        self.sums.commit(change.item_ids, change.amounts, change.latest_s)
+        by_user: dict[str, list[Observation]] = {}
+        for one in change.stored:
+            interaction = one.interaction
+            seen = self.observation(
+                interaction.item_id, interaction.type, one.reward, interaction.timestamp or 0.0
+            )
+            if seen is not None:
+                by_user.setdefault(interaction.user_id, []).append(seen)
+        for user_id, observations in by_user.items():
+            # Looked up one by one: learning of one user may push another out of the cache.
+            if user_id not in self.users:
+                continue
+            self.learn(self.users.get(user_id), observations)
+            self.users.resized(user_id)
+
+    def profile(self, user_id: str, history: History) -> UserProfile:
+        """Return the profile of a user with at least one stored interaction."""
+        user, half_life_s = self.users.get(user_id), self.release.model.taste_half_life_s
+        scale = user.decay(self.now_s, half_life_s)
+        items = [
+            ItemTaste(
+                item_id=self.index.ids[row],
+                reward=pair[0],
+                timestamp=pair[1],
+                weight=scale * user.weight(pair, half_life_s),
+            )
+            for row, pair in user.standing.items()
+        ]
+        taste = self.scorer.taste(user, self.now_s)
+        return profile_of(user_id, history, self.release.id, items, taste.mean_D)
 
     def build_user(self, user_id: str) -> User:
         """Build a user's view from the ledger."""

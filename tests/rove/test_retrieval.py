@@ -16,6 +16,9 @@ from rove.events import Decision
 from rove.learning import Learned
 from rove.release import Release, latest, promote, write
 from rove.retrieval import MaxProductIndex, RowSet
+from rove.scoring import Part
+from rove.shortlisting import Shortlister
+from rove.users import Taste, User
 from tests.worlds import (
     ENCODER,
     NUM_ITEMS,
@@ -92,8 +95,8 @@ def shop(tmp_path: Path) -> Shop:
     return made
 
 
-def decider(engine: Engine) -> Decider:
-    assert engine.view.decider._shortlister is not None
+def decider(engine: Engine) -> Decider[User, Taste, Part]:
+    assert engine.view.decider._retriever is not None
     return engine.view.decider
 
 
@@ -162,7 +165,7 @@ def test_an_index_that_was_cut_off_is_refused(shop: Shop) -> None:
 def test_a_small_catalogue_is_scored_whole(tmp_path: Path) -> None:
     engine = Shop(tmp_path).engine()
     assert engine.view.release.retrieval_path is None
-    assert engine.view.decider._shortlister is None
+    assert engine.view.decider._retriever is None
 
 
 @pytest.mark.xfail(
@@ -183,8 +186,8 @@ def test_untouched_items_keep_their_exact_place_as_time_and_others_move(shop: Sh
     engine = shop.engine(kind="greedy")
     shop.clock.now += 365 * 86_400.0
     observe(engine, *(did(f"i{n}", "bob", f"item-{n}") for n in range(5)))
-    lister, scorer = decider(engine)._shortlister, engine.view.scorer
-    assert lister is not None
+    lister, scorer = decider(engine)._retriever, engine.view.scorer
+    assert isinstance(lister, Shortlister)
     user = engine.view.users.get("ann")
     taste = scorer.taste(user, engine.view.now_s)
     rows = np.arange(20, 40)

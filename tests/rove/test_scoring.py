@@ -70,7 +70,7 @@ def test_means_are_item_mean_plus_taste(view: View, name: str) -> None:
 
 def test_the_catalogue_s_scores_of_many_users_are_those_of_each(view: View) -> None:
     part = view.scorer.item_part()
-    tastes = view.scorer.tastes([user(view, n) for n in ("nobody", "bob", "ann")], view.now_s)
+    tastes = view.scorer.tastes([user(view, n) for n in ("nobody", "bob", "ann")], [], {}, view.now_s)
     together = view.scorer.catalogue_means(part, tastes)
     assert together.shape == (3, 62)
     for row, taste in zip(together, tastes, strict=True):

@@ -23,7 +23,7 @@ class RecordingEngine:
         self.thread = threading.get_ident()
 
     def rank(
-        self, requests: Sequence[RankRequest], query_vectors: Mapping[str, Vector] | None = None
+        self, requests: Sequence[RankRequest], vectors: Mapping[str, Vector] | None = None
     ) -> Sequence[Decision | RoveError]:
         assert threading.get_ident() == self.thread
         self.gate.wait(5.0)
