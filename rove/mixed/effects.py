@@ -7,9 +7,10 @@
 
 `solve_items` integrates every item's effects out of the shared ones (two levels of a hierarchical
 linear model: Lindley and Smith 1972), so an item without trials knows how sure its promise is, and
-the covariance of an item with trials holds the map's uncertainty too. Variances move to the fixed
-point of the marginal likelihood (MacKay 1992) under an inverse-gamma prior of `strength`
-observations, which keeps them from vanishing before there are data.
+the covariance of an item with trials holds the map's uncertainty too.
+
+    rove.mixed.shared     the shared effects, items integrated out
+    rove.mixed.variances  the variances, and how far data move them
 
 Shapes: J items, I users, G text features of the map (the first is 1), Q context values, C = 1 + Q,
 K learned factors, P = C + K, D = size of theta.
@@ -22,55 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
-Codes = npt.NDArray[np.int64]
-
-STRENGTH = 2.0
-"""Observations that the prior of a variance counts for."""
-
-
-@dataclass(slots=True, kw_only=True)
-class ItemVariances:
-    """Variances of the items' and the shared effects; starting values, then what was learnt."""
-
-    mean: float
-    """Of an item's mean around what its text and group promise."""
-    context: float
-    """Of an item's context effects around the shared ones: the mean over the items."""
-    context_J: Array | None = None
-    """Each item's own: what is rewarded alike in all contexts must not silence what is not."""
-    factors_K: Array
-    text: float
-    """Of the text map's weights."""
-    shared_context: float
-    group: float
-    intercept: float
-
-    def of_effects(self, num_context: int) -> Array:
-        """Return diag(S) of an item without trials, (P,)."""
-        return np.concatenate([[self.mean], np.full(num_context, self.context), self.factors_K])
-
-    def of_items(self, items_n: npt.NDArray[np.intp], num_context: int) -> Array:
-        """Return diag(S) of items, (n, P)."""
-        scale_nP = np.tile(self.of_effects(num_context), (len(items_n), 1))
-        if self.context_J is not None:
-            known = items_n < len(self.context_J)
-            own_n = self.context_J[items_n[known]]
-            scale_nP[known, 1 : 1 + num_context] = own_n[:, None]
-        return scale_nP
-
-    def copy(self) -> ItemVariances:
-        """Return a copy that can be changed."""
-        return ItemVariances(
-            mean=self.mean,
-            context=self.context,
-            context_J=None if self.context_J is None else self.context_J.copy(),
-            factors_K=self.factors_K.copy(),
-            text=self.text,
-            shared_context=self.shared_context,
-            group=self.group,
-            intercept=self.intercept,
-        )
+from rove.mixed.shared import Codes as Codes
+from rove.mixed.shared import Solved, promises, solve
+from rove.mixed.variances import STRENGTH, moved
+from rove.mixed.variances import Array as Array
+from rove.mixed.variances import ItemVariances as ItemVariances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,129 +96,14 @@ def solve_items(
     moments, pulls = moments_JPP[seen], pulls_JP[seen]
     groups = None if groups_J is None else groups_J[seen]
     for _ in range(num_rounds):
-        solved = _solve(moments, pulls, text_JG[seen], groups, num_context, variances, seen)
+        solved = solve(moments, pulls, text_JG[seen], groups, num_context, variances, seen)
         _move(solved, variances, prior, num_context, text_JG, seen)
-    solved = _solve(moments, pulls, text_JG[seen], groups, num_context, variances, seen)
+    solved = solve(moments, pulls, text_JG[seen], groups, num_context, variances, seen)
     return _spread(solved, seen, text_JG, groups_J, num_context, variances)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Solved:
-    """The posterior over the n items that have trials."""
-
-    own_nPP: Array
-    """V: covariance of an item's effects given the shared ones."""
-    deviation_nP: Array
-    """Posterior mean less prior mean."""
-    shared_M: Array
-    shared_covariance_MM: Array
-    promise_nC: Array
-    promise_covariance_nCC: Array
-    groups: Codes
-    group_mean: Array
-    group_precision: Array
-    group_pull: Array
-    """k_g of `_shared`: how the shared effects enter a group's."""
-
-
-def _solve(
-    moments: Array,
-    pulls: Array,
-    text_nG: Array,
-    groups_n: Codes | None,
-    num_context: int,
-    variances: ItemVariances,
-    seen: npt.NDArray[np.intp],
-) -> _Solved:
-    num_items, num_effects = pulls.shape
-    num_text, width = text_nG.shape[1], 1 + num_context
-    scale_nP = variances.of_items(seen, num_context)
-    # V = (A + S^-1)^-1 by the symmetric form S^1/2 (S^1/2 A S^1/2 + I)^-1 S^1/2.
-    root_nP = np.sqrt(scale_nP)
-    outer_nPP = root_nP[:, :, None] * root_nP[:, None, :]
-    inner = moments * outer_nPP + np.eye(num_effects)
-    own = np.linalg.inv(inner)
-    own = (own + own.swapaxes(1, 2)) / 2.0
-    # Of the promise: precision S^-1 - S^-1 V S^-1, pull S^-1 V b.
-    precision = (np.eye(num_effects) - own)[:, :width, :width]
-    precision = precision / outer_nPP[:, :width, :width]
-    own = own * outer_nPP
-    pull = (np.einsum("npq,nq->np", own, pulls) / scale_nP)[:, :width]
-
-    size = num_text + num_context
-    prior_M = np.full(size, variances.shared_context)
-    prior_M[:num_text] = variances.text
-    prior_M[0] = variances.intercept
-    first_n, cross_nQ = precision[:, 0, 0], precision[:, 0, 1:]
-    information = np.diag(1.0 / prior_M)
-    information[:num_text, :num_text] += (text_nG * first_n[:, None]).T @ text_nG
-    if num_context:
-        cross_GQ = text_nG.T @ cross_nQ
-        information[:num_text, num_text:] += cross_GQ
-        information[num_text:, :num_text] += cross_GQ.T
-        information[num_text:, num_text:] += precision[:, 1:, 1:].sum(0)
-    gathered_M = np.concatenate([text_nG.T @ pull[:, 0], pull[:, 1:].sum(0)])
-    if groups_n is None:
-        labels = member = np.zeros(0, np.int64)
-        group_precision = group_sum = np.zeros(0)
-        enters = np.zeros((0, size))
-    else:
-        labels, member = np.unique(groups_n, return_inverse=True)
-        num_groups = len(labels)
-        held = np.bincount(member, first_n, num_groups)
-        group_precision = np.asarray(1.0 / variances.group + held)
-        group_sum = np.asarray(np.bincount(member, pull[:, 0], num_groups))
-        rows = np.hstack([text_nG * first_n[:, None], cross_nQ])
-        enters = np.zeros((num_groups, size))
-        np.add.at(enters, member, rows)
-        information -= (enters / group_precision[:, None]).T @ enters
-        gathered_M -= (enters / group_precision[:, None]).T @ group_sum
-    covariance = np.linalg.inv(information)
-    covariance = (covariance + covariance.T) / 2.0
-    shared_M = covariance @ gathered_M
-    group_mean = (group_sum - enters @ shared_M) / group_precision
-
-    design = _design(text_nG, num_context)
-    promise = np.einsum("ncm,m->nc", design, shared_M)
-    if groups_n is not None:
-        promise[:, 0] += group_mean[member]
-        design[:, 0] -= (enters / group_precision[:, None])[member]
-    promise_covariance = np.einsum("ncm,mk,ndk->ncd", design, covariance, design, optimize=True)
-    if groups_n is not None:
-        promise_covariance[:, 0, 0] += 1.0 / group_precision[member]
-    promised = np.zeros((num_items, num_effects))
-    promised[:, :width] = promise
-    deviation = np.einsum("npq,nq->np", own, pulls - np.einsum("npq,nq->np", moments, promised))
-    return _Solved(
-        own_nPP=own,
-        deviation_nP=deviation,
-        shared_M=shared_M,
-        shared_covariance_MM=covariance,
-        promise_nC=promise,
-        promise_covariance_nCC=promise_covariance,
-        groups=labels,
-        group_mean=group_mean,
-        group_precision=group_precision,
-        group_pull=enters,
-    )
-
-
-def _design(text_nG: Array, num_context: int) -> Array:
-    """Return how the shared effects enter each item's promise, (n, C, M)."""
-    num_items, num_text = text_nG.shape
-    design = np.zeros((num_items, 1 + num_context, num_text + num_context))
-    design[:, 0, :num_text] = text_nG
-    design[:, 1:, num_text:] = np.eye(num_context)
-    return design
-
-
-def moved(square: float, supported: float, start: float) -> float:
-    """Return the variance at which that sum of squares is expected of so many known effects."""
-    return max((STRENGTH * start + square) / (STRENGTH + supported), 1e-9)
-
-
 def _move(
-    solved: _Solved,
+    solved: Solved,
     variances: ItemVariances,
     prior: ItemVariances,
     num_context: int,
@@ -308,14 +150,14 @@ def _move(
         variances.group = moved(square, supported, prior.group)
 
 
-def _moved_shared(solved: _Solved, part: slice, variance: float, start: float) -> float:
+def _moved_shared(solved: Solved, part: slice, variance: float, start: float) -> float:
     diagonal = np.diag(solved.shared_covariance_MM)[part]
     square = float(np.square(solved.shared_M[part]).sum())
     return moved(square, float((1.0 - diagonal / variance).sum()), start)
 
 
 def _spread(
-    solved: _Solved,
+    solved: Solved,
     seen: npt.NDArray[np.intp],
     text_JG: Array,
     groups_J: Codes | None,
@@ -349,31 +191,6 @@ def _spread(
 
 def _of(groups_J: Codes | None, rows: npt.NDArray[np.intp]) -> Codes | None:
     return None if groups_J is None else groups_J[rows]
-
-
-def promises(
-    solved: _Solved, text_nG: Array, groups_n: Codes | None, variances: ItemVariances
-) -> tuple[Array, Array]:
-    """Return mean (n, C) and covariance (n, C, C) of what the shared effects say of items."""
-    num_context = len(solved.shared_M) - text_nG.shape[1]
-    design = _design(text_nG, num_context)
-    apart = np.zeros(len(text_nG))
-    promise = np.einsum("ncm,m->nc", design, solved.shared_M)
-    if groups_n is not None:
-        place = np.searchsorted(solved.groups, groups_n)
-        place = np.minimum(place, max(len(solved.groups) - 1, 0))
-        known = solved.groups[place] == groups_n if len(solved.groups) else np.zeros(0, bool)
-        apart = np.full(len(text_nG), variances.group)
-        if known.any():
-            at = place[known]
-            promise[known, 0] += solved.group_mean[at]
-            design[known, 0] -= (solved.group_pull / solved.group_precision[:, None])[at]
-            apart[known] = 1.0 / solved.group_precision[at]
-    covariance = np.einsum(
-        "ncm,mk,ndk->ncd", design, solved.shared_covariance_MM, design, optimize=True
-    )
-    covariance[:, 0, 0] += apart
-    return promise, covariance
 
 
 def solve_users(
