@@ -4,7 +4,8 @@
     print(evaluate(logged.under(probabilities_NS), np.random.default_rng(0)).table())
 
 `log` holds what was logged, `estimators` and `slates` the values, `intervals` and `sequences` how
-sure they are, `diagnostics` whether to believe them, `formats` and `ledger_log` read files.
+sure they are, `diagnostics` whether to believe them, `formats` and `ledger_log` read files,
+`targets` asks another of Rove's policies for its probabilities of what was logged.
 """
 
 from rove.ope.cleaning import clean
@@ -34,9 +35,11 @@ from rove.ope.slates import (
     reward_interaction_ips,
     standard_ips,
 )
+from rove.ope.targets import EMPTY, Target, marginals, under_policy
 from rove.ope.tuning import least_error, slope, tuned_ips, tuned_shrinkage, tuned_switch
 
 __all__ = [
+    "EMPTY",
     "ConfidenceSequence",
     "Diagnostics",
     "Estimate",
@@ -46,6 +49,7 @@ __all__ = [
     "LoggedSlates",
     "Report",
     "SlateLog",
+    "Target",
     "bootstrap",
     "cascade_doubly_robust",
     "categories_of",
@@ -61,6 +65,7 @@ __all__ = [
     "independent_ips",
     "ips",
     "least_error",
+    "marginals",
     "mips",
     "predicted_ahead",
     "read_dsjson",
@@ -78,4 +83,5 @@ __all__ = [
     "tuned_ips",
     "tuned_shrinkage",
     "tuned_switch",
+    "under_policy",
 ]

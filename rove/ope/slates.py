@@ -25,7 +25,9 @@ def independent_ips(log: SlateLog) -> Estimate:
     """Return independent IPS, mean_i sum_k w_ik r_ik.
 
     Li et al. 2018 (item-position model). The least variance; unbiased only if a slot's reward does
-    not depend on the other slots and both policies draw slots independently of each other.
+    not depend on the other slots and w_ik is the ratio of the probabilities of the item in the
+    slot whatever the slots before: the same as given the slots before only if they are drawn
+    independently of each other, else `rove.ope.marginals`.
     """
     return Estimate(name="IIPS", term_N=(log.weight_NK * log.reward_NK).sum(1))
 

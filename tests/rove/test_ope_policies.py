@@ -1,0 +1,494 @@
+"""A log that one policy wrote evaluates another: by the ledger, against what it earns itself.
+
+20,000 decisions of a frozen model are written to SQLite and read back. Rewards are known, so what
+the other policy earns is measured by playing it. `within` allows for both errors: that of the log
+by its 95 % interval, and that of the measurement.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rove.choosing import Policy
+from rove.config import PolicySection, StoreSection
+from rove.diversity import penalty_of
+from rove.errors import DataError
+from rove.events import Decision, Interaction, InteractionType, Slot
+from rove.ledger.ledger import Ledger, StoredInteraction
+from rove.mixed.learner import MixedLearner
+from rove.ope import (
+    EMPTY,
+    Estimate,
+    Interval,
+    LoggedSlates,
+    Target,
+    bootstrap,
+    cascade_doubly_robust,
+    cross_fitted,
+    diagnose,
+    doubly_robust,
+    independent_ips,
+    marginals,
+    read_ledger,
+    reward_interaction_ips,
+    self_normalised_doubly_robust,
+    snips,
+    under_policy,
+)
+from rove.policies import policy_of
+from rove.rewards import PRESETS
+from rove.slates import fill
+from rove.thompson import Mixture
+
+NUM_LOGGED = 20_000
+NUM_PLAYED = 100_000
+NUM_USERS, NUM_ITEMS = 20, 8
+IDS = [f"item-{item}" for item in range(NUM_ITEMS)]
+LOGGING = policy_of(PolicySection(kind="thompson", strength=1.0, num_draws=32, floor=0.2))
+OTHERS: dict[str, Policy] = {
+    "ucb": policy_of(PolicySection(kind="ucb", strength=0.5, floor=0.1)),
+    "softmax": policy_of(PolicySection(kind="softmax", temperature=0.5)),
+    "igw": policy_of(PolicySection(kind="igw", gamma=20.0)),
+    "epsilon_greedy": policy_of(PolicySection(kind="epsilon_greedy", epsilon=0.2)),
+    "gentle_thompson": policy_of(PolicySection(kind="thompson", strength=0.25, num_draws=32)),
+}
+EVERY = {
+    **OTHERS,
+    "thompson": LOGGING,
+    "top_two": policy_of(PolicySection(kind="top_two", strength=1.0, num_draws=8)),
+    "greedy": policy_of(PolicySection(kind="greedy")),
+    "mixture": Mixture((0.0, 0.5, 2.0), 8, 0.1),
+}
+PLACE = np.array([1.0, 0.7, 0.5])
+"""How many look at each slot."""
+LIKE_BEFORE = 0.5
+"""What is left of a reward after an item of the same half of the catalogue in the slot before."""
+SINGLE, TRIPLE, APART = 100, 200, 300
+"""Seeds of the logs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Known rewards, and a model that was fitted to some of them and learns no more."""
+
+    reward_UJ: np.ndarray
+    mean_UJ: np.ndarray
+    deviation_UJ: np.ndarray
+    predicted_UJ: np.ndarray
+    """What the model takes for the rewards."""
+
+    def expected(
+        self, users_N: np.ndarray, chosen_NK: np.ndarray, like_before: float
+    ) -> np.ndarray:
+        """Return the expected reward of every slot: its place, item, user and the slot before."""
+        num_slots = chosen_NK.shape[1]
+        reward_NK: np.ndarray = self.reward_UJ[users_N[:, None], chosen_NK] * PLACE[:num_slots]
+        half_NK = chosen_NK * 2 // NUM_ITEMS
+        reward_NK[:, 1:] *= np.where(half_NK[:, 1:] == half_NK[:, :-1], like_before, 1.0)
+        return reward_NK
+
+    def fill(self, policy: Policy, users_N: np.ndarray, num_slots: int, seed: int):  # type: ignore[no-untyped-def]
+        """Play a policy."""
+        return fill(
+            policy,
+            self.mean_UJ[users_N],
+            self.deviation_UJ[users_N],
+            None,
+            num_slots,
+            np.random.default_rng(seed),
+            max_explore_slots=num_slots,
+        )
+
+
+@cache
+def world() -> World:
+    """Fit the mixed model to 1,500 rewards of uniform choices."""
+    rng = np.random.default_rng(11)
+    text_JE = rng.normal(size=(NUM_ITEMS, 4)).astype(np.float32)
+    text_JE /= np.linalg.norm(text_JE, axis=1, keepdims=True)
+    taste_UJ = 2.0 * rng.normal(size=(NUM_USERS, 4)) @ text_JE.T
+    reward_UJ = 1.0 / (1.0 + np.exp(0.5 - taste_UJ))
+    learner = MixedLearner(text_JE, NUM_ITEMS, num_taste=4, rng=rng)
+    users = rng.integers(NUM_USERS, size=1_500)
+    items = rng.integers(NUM_ITEMS, size=1_500)
+    rewards = (rng.random(1_500) < reward_UJ[users, items]).astype(float)
+    learner.observe(users, items, rewards, None)
+    everyone = np.arange(NUM_USERS)
+    everything = np.tile(np.arange(NUM_ITEMS), (NUM_USERS, 1))
+    mean_UJ, deviation_UJ = learner.score(everyone, everything, None)
+    return World(
+        reward_UJ=reward_UJ,
+        mean_UJ=mean_UJ,
+        deviation_UJ=deviation_UJ + 0.3,
+        predicted_UJ=learner.expected(mean_UJ),
+    )
+
+
+def write(folder: Path, num_slots: int, seed: int, like_before: float = 1.0) -> StoreSection:
+    """Let the logging policy decide, and store what came of it as the engine does."""
+    rng = np.random.default_rng(seed)
+    users_N = rng.integers(NUM_USERS, size=NUM_LOGGED)
+    slates = world().fill(LOGGING, users_N, num_slots, seed + 1)
+    chosen_NK = slates.chosen_BK
+    won_NK = rng.random(chosen_NK.shape) < world().expected(users_N, chosen_NK, like_before)
+    store = StoreSection(url=f"sqlite:///{folder}", durability="process")
+    ledger = Ledger.open(store, 0, 1)
+    with ledger.transaction() as transaction:
+        rows = zip(
+            users_N.tolist(),
+            chosen_NK.tolist(),
+            slates.propensity_BK.tolist(),
+            strict=True,
+        )
+        transaction.add_decisions([decided(number, *row) for number, row in enumerate(rows)])
+        transaction.add_interactions(
+            [
+                rewarded(row, slot, users_N[row], chosen_NK[row, slot])
+                for row, slot in np.argwhere(won_NK).tolist()
+            ]
+        )
+    ledger.close()
+    return store
+
+
+def decided(number: int, user: int, chosen: list[int], propensities: list[float]) -> Decision:
+    return Decision(
+        event_id=f"e{number:06}",
+        user_id=str(user),
+        policy="home",
+        policy_version="1",
+        release="r1",
+        seed=1,
+        request_digest="aa",
+        candidates_digest="bb",
+        num_candidates=NUM_ITEMS,
+        slots=[
+            Slot(slot=k, item_id=IDS[item], score=0.0, propensity=propensity, reason="exploit")
+            for k, (item, propensity) in enumerate(zip(chosen, propensities, strict=True))
+        ],
+        created_at=float(number),
+        expires_at=float(number) + 1.0,
+        activated_at=float(number),
+    )
+
+
+def rewarded(row: int, slot: int, user: int, item: int) -> StoredInteraction:
+    return StoredInteraction(
+        interaction=Interaction(
+            interaction_id=f"i{row}-{slot}",
+            user_id=str(user),
+            item_id=IDS[item],
+            type=InteractionType.REWARD,
+            value=1.0,
+            timestamp=row + 0.5,
+            event_id=f"e{row:06}",
+            slot=slot,
+        ),
+        reward=1.0,
+        status="accepted",
+        received_at=row + 0.5,
+        session=None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """A log as it was read, with who was asked and what was shown."""
+
+    slates: LoggedSlates
+    users_N: np.ndarray
+    chosen_NK: np.ndarray
+
+
+def read(store: StoreSection, seed: int) -> Read:
+    slates, report = read_ledger(store, PRESETS["shop"], now=1e9)
+    assert report.num_kept == NUM_LOGGED and not report.skipped
+    number = {item_id: place for place, item_id in enumerate(IDS)}
+    chosen_NK = np.array([[number[one] for one in row] for row in slates.item_ids_NK])
+    users_N = np.random.default_rng(seed).integers(NUM_USERS, size=NUM_LOGGED)
+    return Read(slates=slates, users_N=users_N, chosen_NK=chosen_NK)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Read:
+    return read(write(tmp_path_factory.mktemp("single"), 1, SINGLE), SINGLE)
+
+
+@pytest.fixture(scope="module")
+def triple(tmp_path_factory: pytest.TempPathFactory) -> Read:
+    """Slates of three slots whose rewards depend on the slot before."""
+    return read(write(tmp_path_factory.mktemp("triple"), 3, TRIPLE, LIKE_BEFORE), TRIPLE)
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Read:
+    """Slates of three slots whose rewards do not."""
+    return read(write(tmp_path_factory.mktemp("apart"), 3, APART), APART)
+
+
+def target_of(log: Read, policy: Policy, seed: int = 7) -> Target:
+    return under_policy(
+        policy,
+        world().mean_UJ[log.users_N],
+        world().deviation_UJ[log.users_N],
+        None,
+        log.chosen_NK,
+        np.random.default_rng(seed),
+        max_explore_slots=log.chosen_NK.shape[1],
+    )
+
+
+def played(policy: Policy, log: Read, like_before: float = 1.0) -> tuple[float, float]:
+    """Return the value of a policy with the log's users and its standard error, by playing it."""
+    users_N = np.tile(log.users_N, NUM_PLAYED // NUM_LOGGED)
+    chosen = world().fill(policy, users_N, log.chosen_NK.shape[1], 6).chosen_BK
+    total = world().expected(users_N, chosen, like_before).sum(1)
+    return float(total.mean()), float(total.std() / np.sqrt(NUM_PLAYED))
+
+
+def within(value: float, error: float, interval: Interval) -> bool:
+    """Say whether two 95 % intervals, drawn together, allow for the distance."""
+    half = 0.5 * (interval.high - interval.low)
+    middle = 0.5 * (interval.high + interval.low)
+    return bool(abs(value - middle) <= np.hypot(half, 1.96 * error))
+
+
+def singles(log: Read, target: Target, scale: np.ndarray | float = 1.0) -> list[Estimate]:
+    """Return SNIPS, DR and self-normalised DR of a log of one slot, propensities times a scale."""
+    one = log.slates.slot(0, IDS)
+    one = replace(
+        one,
+        features_NF=np.eye(NUM_USERS)[log.users_N],
+        propensity_N=np.minimum(one.propensity_N * scale, 1.0),
+    )
+    q_NS = cross_fitted(one, np.random.default_rng(8))
+    beside = one.under(target.distribution_NKS[:, 0], q_NS=q_NS)
+    return [snips(beside), doubly_robust(beside), self_normalised_doubly_robust(beside)]
+
+
+def cascades(log: Read, target: Target, scale: np.ndarray | float = 1.0) -> list[Estimate]:
+    """Return RIPS and cascade-DR of a log of slates; the model predicts no slot from the last."""
+    q_NS = world().predicted_UJ[log.users_N]
+    later_K = np.append(np.cumsum(PLACE[::-1])[::-1][1:], 0.0)
+    q_NKS = q_NS[:, None, :] * PLACE[:, None] + q_NS.mean(1)[:, None, None] * later_K[:, None]
+    q_NK = np.take_along_axis(q_NKS, log.chosen_NK[:, :, None], 2)[:, :, 0]
+    slates = log.slates.under(target.probability_NK, q_NK, target.mean(q_NKS))
+    slates = replace(slates, propensity_NK=np.minimum(slates.propensity_NK * scale, 1.0))
+    return [reward_interaction_ips(slates), cascade_doubly_robust(slates)]
+
+
+def misses(estimates: list[Estimate], value: float, error: float) -> list[str]:
+    """Return the estimators whose interval is too far from what was measured."""
+    intervals = bootstrap(estimates, np.random.default_rng(9), draws=500)
+    return [
+        one.name
+        for one, interval in zip(estimates, intervals, strict=True)
+        if not within(value, error, interval)
+    ]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_log_of_single_slots_values_other_policies(name: str, single: Read) -> None:
+    target = target_of(single, OTHERS[name])
+    assert misses(singles(single, target), *played(OTHERS[name], single)) == []
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_log_of_slates_values_other_policies(name: str, triple: Read) -> None:
+    target = target_of(triple, OTHERS[name])
+    value, error = played(OTHERS[name], triple, LIKE_BEFORE)
+    assert misses(cascades(triple, target), value, error) == []
+
+
+def marginal_of(log: Read, policy: Policy, seed: int) -> np.ndarray:
+    marginal_NKS = marginals(
+        policy,
+        world().mean_UJ[log.users_N],
+        world().deviation_UJ[log.users_N],
+        3,
+        np.random.default_rng(seed),
+        max_explore_slots=3,
+    )
+    return np.take_along_axis(marginal_NKS, log.chosen_NK[:, :, None], 2)[:, :, 0]
+
+
+@pytest.fixture(scope="module")
+def apart_marginal_NK(apart: Read) -> np.ndarray:
+    return marginal_of(apart, LOGGING, APART + 1)
+
+
+@pytest.mark.parametrize("name", ["ucb", "softmax", "igw"])
+def test_slots_that_do_not_interact_are_valued_one_by_one(
+    name: str, apart: Read, apart_marginal_NK: np.ndarray
+) -> None:
+    """By independent IPS, whose weights are ratios of marginal probabilities."""
+    slates = apart.slates.under(marginal_of(apart, OTHERS[name], 7))
+    estimate = independent_ips(replace(slates, propensity_NK=apart_marginal_NK))
+    assert misses([estimate], *played(OTHERS[name], apart)) == []
+
+
+@pytest.mark.parametrize("name", ["ucb", "softmax"])
+def test_wrong_propensities_are_found_out(name: str, single: Read, triple: Read) -> None:
+    """Each is off by a factor of its item, between 1/2 and 3/2: estimates by weights miss.
+
+    Doubly robust ones need not: the predictions are good. The mean weight tells in any case.
+    """
+    policy = OTHERS[name]
+    scale_J = np.linspace(0.5, 1.5, NUM_ITEMS)
+    target, scale_N = target_of(single, policy), scale_J[single.chosen_NK[:, 0]]
+    assert "SNIPS" in misses(singles(single, target, scale_N), *played(policy, single))
+    one = single.slates.slot(0, IDS)
+    wrong = replace(one, propensity_N=np.minimum(one.propensity_N * scale_N, 1.0))
+    advice = diagnose(wrong.under(target.probability_NK[:, 0])).advice()
+    assert any("propensities are wrong" in line for line in advice)
+    target, scale_NK = target_of(triple, policy), scale_J[triple.chosen_NK]
+    value, error = played(policy, triple, LIKE_BEFORE)
+    assert "RIPS" in misses(cascades(triple, target, scale_NK), value, error)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+@pytest.mark.parametrize("diversity", ["none", "mmr", "dpp"])
+@pytest.mark.parametrize("name", EVERY)
+def test_a_policy_gets_its_own_propensities_back(name: str, diversity: str, limit: int) -> None:
+    """With the generators that it decided with, to the bit, some candidates closed."""
+    rng = np.random.default_rng(4)
+    mean_NS, deviation_NS = rng.normal(size=(50, 6)), rng.uniform(0.1, 1.0, (50, 6))
+    open_NS = rng.permuted(np.tile([True] * 4 + [False] * 2, (50, 1)), axis=1)
+    section = PolicySection.model_validate({"diversity": {"kind": diversity, "strength": 0.4}})
+    vector_NSD = rng.normal(size=(50, 6, 3))
+
+    def rngs() -> list[np.random.Generator]:
+        return [np.random.default_rng(seed) for seed in range(50)]
+
+    slates = fill(
+        EVERY[name],
+        mean_NS,
+        deviation_NS,
+        open_NS,
+        3,
+        rngs(),
+        max_explore_slots=limit,
+        penalty=penalty_of(section.diversity, mean_NS, vector_NSD, open_NS),
+    )
+    target = under_policy(
+        EVERY[name],
+        mean_NS,
+        deviation_NS,
+        open_NS,
+        slates.chosen_BK,
+        rngs(),
+        max_explore_slots=limit,
+        penalty=penalty_of(section.diversity, mean_NS, vector_NSD, open_NS),
+    )
+    assert (target.probability_NK == slates.propensity_BK).all()
+    assert target.distribution_NKS.sum(2) == pytest.approx(np.ones((50, 3)))
+    assert not target.distribution_NKS[:, 0][~open_NS].any()
+
+
+def test_shorter_slates_end_with_empty_slots() -> None:
+    """Epsilon .4 of three: the best .6 + .4 / 3; then .4 / 2 for the worse of two; then nothing."""
+    target = under_policy(
+        policy_of(PolicySection(kind="epsilon_greedy", epsilon=0.4)),
+        np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]]),
+        np.zeros((2, 3)),
+        None,
+        np.array([[0, 2, EMPTY], [1, EMPTY, EMPTY]]),
+        np.random.default_rng(0),
+        max_explore_slots=3,
+    )
+    assert target.probability_NK == pytest.approx(
+        np.array([[0.6 + 0.4 / 3, 0.2, 1.0], [0.4 / 3, 1.0, 1.0]])
+    )
+    assert target.distribution_NKS[0, 1] == pytest.approx([0.0, 0.8, 0.2])
+    v_NK = target.mean(np.ones((2, 3, 3)))
+    assert v_NK == pytest.approx(np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
+
+
+def test_a_slate_the_policy_never_shows_has_probability_zero() -> None:
+    """Greedy, and a mixture of greedy and gentle, never show the worst of certain items first."""
+    for policy in (EVERY["greedy"], Mixture((0.0, 0.5), 8)):
+        target = under_policy(
+            policy,
+            np.array([[3.0, 2.0, 1.0]]),
+            np.full((1, 3), 1e-6),
+            None,
+            np.array([[2, 0]]),
+            np.random.default_rng(0),
+            max_explore_slots=2,
+        )
+        assert target.probability_NK.tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ([0, 1], "chosen_NK must have a row for each of 1 slates, got the shape (2,)"),
+        ([[0, 3]], "1 of 1 slates have a slot that is no open candidate; the first is row 0"),
+        ([[0, 2]], "1 of 1 slates have a slot that is no open candidate"),
+        ([[-2, 0]], "1 of 1 slates have a slot that is no open candidate"),
+        ([[1, 1]], "1 of 1 slates have a candidate in two slots"),
+        ([[EMPTY, 1]], "1 of 1 slates have an empty slot before a filled one"),
+    ],
+)
+def test_slates_that_cannot_have_been_decided_are_refused(
+    chosen: list[list[int]], message: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        under_policy(
+            EVERY["softmax"],
+            np.zeros((1, 3)),
+            np.ones((1, 3)),
+            np.array([[True, True, False]]),
+            np.array(chosen),
+            np.random.default_rng(0),
+            max_explore_slots=1,
+        )
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+@pytest.mark.parametrize("name", EVERY)
+def test_marginals_add_up_all_slates(name: str, limit: int) -> None:
+    """Over the 24 slates of four candidates: their probabilities, summed by slot and candidate."""
+    mean, deviation = np.array([0.4, 0.3, 0.2, 0.0]), np.array([0.2, 0.1, 0.3, 0.2])
+    every = np.array(list(permutations(range(4), 3)))
+    target = under_policy(
+        EVERY[name],
+        np.tile(mean, (24, 1)),
+        np.tile(deviation, (24, 1)),
+        None,
+        every,
+        [np.random.default_rng(1) for _ in range(24)],
+        max_explore_slots=limit,
+    )
+    expected_KS = np.zeros((3, 4))
+    for slate, probability in zip(every, target.probability_NK.prod(1), strict=True):
+        expected_KS[np.arange(3), slate] += probability
+    found_NKS = marginals(
+        EVERY[name],
+        mean[None],
+        deviation[None],
+        3,
+        [np.random.default_rng(1)],
+        max_explore_slots=limit,
+    )
+    assert found_NKS[0] == pytest.approx(expected_KS)
+    assert found_NKS.sum(2) == pytest.approx(np.ones((1, 3)))
+
+
+def test_marginals_of_too_many_ways_are_refused() -> None:
+    with pytest.raises(DataError, match=re.escape("filled in 9,900 ways before the last")):
+        marginals(
+            EVERY["softmax"],
+            np.zeros((1, 100)),
+            np.ones((1, 100)),
+            3,
+            np.random.default_rng(0),
+            max_explore_slots=1,
+        )
