@@ -225,6 +225,11 @@ class Config(Section):
     data: DataSection | None = None
     encoder: EncoderSection = EncoderSection()
     rewards: RewardSection = RewardSection()
+    feedback: Literal["implicit", "shown"] = "implicit"
+    """What the model learns from. implicit: what users do of themselves (purchases, plays); what
+    they do not is weak evidence against. shown: what the decisions showed and what each slot
+    earned, in the context of its request; slots that earn nothing in time count with the default
+    reward, and what answers no decision teaches nothing."""
     policy: PolicySection = PolicySection()
     store: StoreSection = StoreSection()
     releases: ReleaseSection = ReleaseSection()

@@ -72,6 +72,7 @@ class Decider(Generic[User, Taste, Part]):
         self._index = index
         self._scorer = scorer
         self._retriever = retriever
+        self._in_rewards = section.kind in ("softmax", "igw")  # their settings are in rewards
         self._optimism = {
             "ucb": section.strength,
             "thompson": _OPTIMISM * section.strength,
@@ -310,7 +311,7 @@ class Decider(Generic[User, Taste, Part]):
             )
             filled = fill(
                 self._policy,
-                mean_BS,
+                self._scorer.expected(mean_BS) if self._in_rewards else mean_BS,
                 deviation_BS,
                 np.ones(mean_BS.shape, bool),
                 num_slots,

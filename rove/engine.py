@@ -29,6 +29,7 @@ from rove.config import Config
 from rove.deciding import Choice
 from rove.errors import Conflict, InvalidInput, NotFound, ReleaseError, RoveError, shown
 from rove.events import (
+    Context,
     Decision,
     Interaction,
     Outcome,
@@ -45,6 +46,8 @@ from rove.release import Release, current, latest
 from rove.repeats import answer_again, digest_of, seed_of
 from rove.rewards import RewardMap
 from rove.scores import TextVectors
+from rove.shown.contexts import check_context, text_of
+from rove.shown.view import ShownView
 from rove.users import is_observation
 from rove.view import View
 
@@ -67,7 +70,7 @@ class Engine:
         self._policy_version = blake2b(
             config.policy.model_dump_json().encode(), digest_size=4
         ).hexdigest()
-        self.view = View(config, latest(config.releases.path), ledger, store)
+        self.view = self._view(latest(config.releases.path))
 
     @classmethod
     def open(
@@ -130,7 +133,7 @@ class Engine:
             else:
                 fresh[event_id] = number
         decisions = self._decide(requests, digests, fresh, vectors or {}, results)
-        before = self._store_new(decisions)
+        before = self._store_new(decisions, vectors or {})
         # What cannot be decided any more may have been decided before.
         before |= self._ledger.decisions([e for e in fresh if e not in decisions])
         repeated += [(fresh[event_id], event_id) for event_id in before]
@@ -216,7 +219,7 @@ class Engine:
 
     def sync(self) -> None:
         """Follow the catalogue, the other shards' item statistics, and the release in service."""
-        self.view.sync()
+        self.view.sync(self._clock())
         try:
             folder = current(self._config.releases.path)
             if folder.name == self.release_id:
@@ -225,18 +228,26 @@ class Engine:
         except (NotFound, ReleaseError) as error:
             logger.error("release %s stays in service: %s", self.release_id, error.detail)
             return
-        self.view = View(self._config, release, self._ledger, self._store)
+        self.view = self._view(release)
 
     def refit(self) -> str:
         """Learn a release from the ledger of all shards, put it into service, return its id.
 
         See `rove.refit`.
         """
-        folder = refit(self._config, self._store)
-        self.view = View(self._config, Release.open(folder), self._ledger, self._store)
+        folder = refit(self._config, self._store, self._clock())
+        self.view = self._view(Release.open(folder))
         return self.release_id
 
+    def _view(self, release: Release) -> View | ShownView:
+        made = ShownView if self._config.feedback == "shown" else View
+        return made(self._config, release, self._ledger, self._store)
+
+    def _text_of(self, context: Context | None) -> str | None:
+        return text_of(context) if self._config.feedback == "shown" else None
+
     def _check(self, request: RankRequest) -> None:
+        check_context(request.context)
         for name in ("user_id", "event_id"):
             value = getattr(request, name)
             if value is not None:
@@ -259,13 +270,8 @@ class Engine:
         """Decide the requests of `fresh` (event id -> number) and fill in their results."""
         now = self._clock()
         wanted = [requests[number] for number in fresh.values()]
-        choices = self.view.decider.decide(
-            wanted,
-            [self.view.users.get(request.user_id) for request in wanted],
-            [seed_of(event_id) for event_id in fresh],
-            self.view.now_s,
-            vectors,
-        )
+        seeds = [seed_of(event_id) for event_id in fresh]
+        choices = self.view.decide(wanted, seeds, vectors)
         decisions: dict[str, Decision] = {}
         for (event_id, number), choice in zip(fresh.items(), choices, strict=True):
             if isinstance(choice, Choice):
@@ -290,20 +296,28 @@ class Engine:
                 results[number] = choice
         return decisions
 
-    def _store_new(self, decisions: Mapping[str, Decision]) -> dict[str, Decision]:
+    def _store_new(
+        self, decisions: Mapping[str, Decision], vectors: TextVectors
+    ) -> dict[str, Decision]:
         """Store decisions; return those whose ids are stored already, as they were stored.
 
         Nearly every id is new, so it is stored first and looked up only if that fails.
         """
         if not decisions:
             return {}
+        read = {
+            event_id: vectors[text].astype("<f2").tobytes()
+            for event_id, decision in decisions.items()
+            if (text := self._text_of(decision.context)) in vectors and text is not None
+        }
         try:
             with self._ledger.transaction() as transaction:
-                transaction.add_decisions(list(decisions.values()))
+                transaction.add_decisions(list(decisions.values()), read)
         except Conflict:
             before = self._ledger.decisions(list(decisions))
             with self._ledger.transaction() as transaction:
-                transaction.add_decisions([d for e, d in decisions.items() if e not in before])
+                new = [d for e, d in decisions.items() if e not in before]
+                transaction.add_decisions(new, read)
             return before
         return {}
 
@@ -352,9 +366,9 @@ class Engine:
                     )
                 )
             # Before they are written: what answered a decision earlier is read from the ledger.
-            change = self.view.prepare(transaction, stored, decisions)
+            learn = self.view.prepare(transaction, stored, decisions)
             transaction.add_interactions(stored)
-        self.view.commit(change)
+        learn()
 
     def _decision(self, event_id: str) -> Decision:
         decision = self._ledger.decisions([event_id]).get(event_id)

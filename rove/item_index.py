@@ -86,6 +86,10 @@ class ItemIndex:
         """Return the features of some rows, (n, D)."""
         return self._gather(rows, *self.blocks)
 
+    def trained(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        """Return whether there was behaviour to learn the features of some rows from, (n,)."""
+        return self._trained_J[rows]
+
     def embeddings(self, rows: Rows | Sequence[int]) -> Vectors:
         """Return the embeddings of some rows, (n, E)."""
         return self._gather(rows, self._release.embeddings_JE, self._added_embeddings)

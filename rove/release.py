@@ -42,14 +42,17 @@ from rove.item_means import ItemMeans
 from rove.learning import Learned
 from rove.model import ItemFeatures, RewardModel
 from rove.retrieval import EXACT_ITEMS, MaxProductIndex, is_installed, item_vectors
+from rove.shown.model import ShownModel
 
 SCHEMA_VERSION = 1
 CURRENT = "current"
 NUM_INTERACTIONS = "num_interactions"
+NUM_TRIALS = "num_trials"
 REFIT_OF = "refit_of"
 """Keys of a release's metrics that others read."""
 _INDEX = "retrieval.faiss"
 _INDEX_BYTES = "retrieval_bytes"
+_SHOWN = "shown"
 logger = logging.getLogger(__name__)
 _DTYPES = {"F32": "<f4", "F64": "<f8", "BOOL": "|b1"}
 _ITEM_SCHEMA = pa.schema(
@@ -93,6 +96,8 @@ class Release:
     sums_J: npt.NDArray[np.float64]
     """Decayed sums of rewards per item at `as_of_s`."""
     catalogue: pa.Table
+    shown: ShownModel | None = None
+    """What was learnt from trials, where `feedback` is `shown`."""
     retrieval_path: Path | None = None
     """Of a large catalogue, the index for `rove.retrieval`."""
 
@@ -149,6 +154,7 @@ class Release:
             embeddings_JE=of_items["embeddings"],
             sums_J=of_items["sums"],
             catalogue=catalogue,
+            shown=_shown(folder, described.get(_SHOWN), tensors, len(catalogue)),
         )
 
 
@@ -165,6 +171,7 @@ def write(
     encoder_folder: Path,
     metrics: Mapping[str, Any],
     watermark: Mapping[int, int] | None = None,
+    shown: ShownModel | None = None,
     exact_items: int = EXACT_ITEMS,
 ) -> Path:
     """Write a release into the folder `releases` and return its own folder; it is not promoted.
@@ -181,6 +188,8 @@ def write(
         "items.embeddings": np.asarray(embeddings_JE, np.float32),
         "items.sums": learned.sums_J,
     }
+    if shown is not None:
+        tensors |= shown.tensors()
     now = datetime.now(UTC)
     # With microseconds: equal models get ids of their own, and ids are in order of time.
     release_id = f"{now:%Y%m%dT%H%M%S%f}-{_digest(tensors)}"
@@ -196,6 +205,8 @@ def write(
         "metrics": {**learned.calibration, **metrics},
         "parameters": sorted(parameters),
     }
+    if shown is not None:
+        described[_SHOWN] = shown.described()
     draft = releases / f".draft-{uuid.uuid4().hex}"
     try:
         draft.mkdir(parents=True)
@@ -314,6 +325,28 @@ def _write_index(path: Path, learned: Learned) -> int:
     )
     MaxProductIndex.build(item_vectors(learned.model, learned.items, means)).write(path)
     return path.stat().st_size
+
+
+def _shown(
+    folder: Path,
+    described: dict[str, Any] | None,
+    tensors: dict[str, npt.NDArray[Any]],
+    num_items: int,
+) -> ShownModel | None:
+    if described is None:
+        return None
+    try:
+        model = ShownModel.from_tensors(described, tensors)
+    except (KeyError, TypeError) as error:
+        raise ReleaseError(
+            f"{folder}: its model of what was shown is not complete ({error}); learn it anew"
+        ) from None
+    if len(model.mean_JP) != num_items:
+        raise ReleaseError(
+            f"{folder}: its model of what was shown has {len(model.mean_JP)} items, the catalogue "
+            f"{num_items}; learn the release anew"
+        )
+    return model
 
 
 def _checked_index(folder: Path, described: Mapping[str, Any]) -> Path | None:

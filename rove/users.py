@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -221,17 +222,27 @@ def influence_of(
     return rows + trial_rows, np.vstack([term_pD, (taste.gain_Dm * reward_m).T])
 
 
-class UserCache:
+class Sized(Protocol):
+    """A user's view; `size_bytes` is about what it takes in memory."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+
+V = TypeVar("V", bound=Sized)
+
+
+class UserCache(Generic[V]):
     """Views of the users seen lately, at most `max_bytes` of them."""
 
     max_bytes: int
     size_bytes: int
 
-    def __init__(self, max_bytes: int, build: Callable[[str], User]) -> None:
+    def __init__(self, max_bytes: int, build: Callable[[str], V]) -> None:
         self.max_bytes = max_bytes
         self.size_bytes = 0
         self._build = build
-        self._users: OrderedDict[str, tuple[User, int]] = OrderedDict()
+        self._users: OrderedDict[str, tuple[V, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._users)
@@ -239,7 +250,7 @@ class UserCache:
     def __contains__(self, user_id: str) -> bool:
         return user_id in self._users
 
-    def get(self, user_id: str) -> User:
+    def get(self, user_id: str) -> V:
         """Return the user's view, built from the ledger unless it is cached."""
         found = self._users.get(user_id)
         if found is not None:

@@ -8,15 +8,17 @@ decider      scores and slates
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from rove.config import Config
-from rove.deciding import Decider
-from rove.events import Decision
+from rove.deciding import Choice, Decider
+from rove.errors import RoveError
+from rove.events import Decision, RankRequest
 from rove.item_index import ItemIndex
 from rove.item_means import ItemMeans
 from rove.ledger.items import ItemStore
@@ -24,6 +26,7 @@ from rove.ledger.ledger import History, Ledger, StoredInteraction, Transaction
 from rove.profiles import profile_of
 from rove.records import ItemTaste, UserProfile
 from rove.release import Release
+from rove.scores import TextVectors
 from rove.scoring import Part, Scorer
 from rove.shared_sums import SharedSums
 from rove.shortlisting import shortlister_of
@@ -33,7 +36,7 @@ _MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class _Change:
     """What interactions add: to the item statistics, as of the means' reference time, and users."""
 
     stored: Sequence[StoredInteraction]
@@ -65,33 +68,37 @@ class View:
             config.policy, self.index, self.scorer, retriever
         )
         max_bytes = int(config.serving.user_cache_mb * _MEGABYTE)
-        self.users = UserCache(max_bytes, self.build_user)
+        self.users: UserCache[User] = UserCache(max_bytes, self.build_user)
         self.sums = SharedSums(self.means, self.index, ledger.statistics(release.id))
         self._take_catalogue_changes()
         self._catch_up()
-        self.sync()
+        self.sync(self.now_s)
 
     @property
     def now_s(self) -> float:
         """Event time: when the latest event happened."""
         return self.means.latest_s
 
-    def sync(self) -> None:
+    def sync(self, now_s: float) -> None:
         """Take in the catalogue's changes and what other shards learnt of the items."""
         self._take_catalogue_changes()
         news = self._ledger.statistics_of_others(self.release.id, self.sums.revisions)
         self.sums.merge(news)
 
-    def decided(self, decisions: Sequence[Decision]) -> None:
-        """Take note of new decisions: this model does not ask what was shown."""
+    def decide(
+        self, requests: Sequence[RankRequest], seeds: Sequence[int], vectors: TextVectors
+    ) -> list[Choice | RoveError]:
+        """Return a choice, or what is wrong with it, for each request."""
+        users = [self.users.get(request.user_id) for request in requests]
+        return self.decider.decide(requests, users, seeds, self.now_s, vectors)
 
     def prepare(
         self,
         transaction: Transaction,
         stored: Sequence[StoredInteraction],
         decisions: Mapping[str, Decision],
-    ) -> Change:
-        """Write what interactions add to the item statistics, and return it for `commit`."""
+    ) -> Callable[[], None]:
+        """Write what interactions add to the item statistics; return what to call after."""
         positive = [one for one in stored if one.reward > 0.0]
         item_ids = [one.interaction.item_id for one in positive]
         timestamps = np.array([one.interaction.timestamp for one in positive], np.float64)
@@ -101,9 +108,10 @@ class View:
         latest_s = float(timestamps.max(initial=self.now_s))
         statistics = self.sums.prepare(item_ids, amounts, latest_s)
         transaction.add_statistics(self.release.id, statistics)
-        return Change(stored=stored, item_ids=item_ids, amounts=amounts, latest_s=latest_s)
+        change = _Change(stored=stored, item_ids=item_ids, amounts=amounts, latest_s=latest_s)
+        return partial(self._commit, change)
 
-    def commit(self, change: Change) -> None:
+    def _commit(self, change: _Change) -> None:
         """Learn what was written: the items, and the cached users; others are built when needed."""
         self.sums.commit(change.item_ids, change.amounts, change.latest_s)
         by_user: dict[str, list[Observation]] = {}

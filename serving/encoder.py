@@ -88,21 +88,21 @@ class EncoderClient:
         return name
 
 
-class QueryVectors:
-    """The vectors of the search texts seen last."""
+class TextVectors:
+    """The vectors of the texts of requests seen last: searches and contexts."""
 
     def __init__(self, client: EncoderClient) -> None:
         self._client = client
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
 
-    async def __call__(self, query: str) -> Vector:
-        """Return the vector (D,) of `query`."""
-        known = self._vectors.get(query)
+    async def __call__(self, text: str) -> Vector:
+        """Return the vector (D,) of `text`."""
+        known = self._vectors.get(text)
         if known is not None:
-            self._vectors.move_to_end(query)
+            self._vectors.move_to_end(text)
             return known
-        vector: Vector = (await self._client.encode([query])).vectors[0]
-        self._vectors[query] = vector
+        vector: Vector = (await self._client.encode([text])).vectors[0]
+        self._vectors[text] = vector
         if len(self._vectors) > _CACHED_QUERIES:
             self._vectors.popitem(last=False)
         return vector

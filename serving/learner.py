@@ -22,6 +22,10 @@ from rove.release import latest
 APP_NAME = "learner"
 DEPLOYMENT_NAME = "Learner"
 _RETRY_S = 10.0
+FIRST = 50
+GROWTH = 1.3
+"""Where the model learns from what was shown: interactions before the first refit, and by what
+factor they have to grow before the next."""
 logger = logging.getLogger(__name__)
 
 
@@ -43,13 +47,26 @@ class _Learner:
         while enough is not None:
             try:
                 num_now = await asyncio.to_thread(_num_stored, self._config)
-                if num_now - self._learned >= enough:
+                if num_now - self._learned >= due_after(
+                    self._learned, enough, self._config.feedback
+                ):
                     await asyncio.to_thread(_refit, self._config)
                     self._learned = num_now
             except RoveError as error:
                 logger.error("no refit: %s", error)
                 await asyncio.sleep(_RETRY_S)
             await asyncio.sleep(self._config.serving.sync_interval_s)
+
+
+def due_after(num_learned: int, enough: int, feedback: str) -> int:
+    """Return after how many new interactions the next refit is due.
+
+    A model of what was shown begins with nothing: its first refits come early, and then at
+    geometric times, so that their work stays in proportion to what they learn from.
+    """
+    if feedback == "implicit":
+        return enough
+    return min(enough, max(FIRST, int((GROWTH - 1.0) * num_learned)))
 
 
 def _num_stored(config: Config) -> int:

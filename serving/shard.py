@@ -9,6 +9,7 @@ answer. What comes through a gateway are the same requests, several in one call 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,10 +23,12 @@ from rove.config import Config
 from rove.engine import Engine
 from rove.errors import InvalidInput, NotFound
 from rove.events import Decision, Interaction, InteractionType, Outcome, RankRequest, Slot
+from rove.shown.contexts import text_of
 from serving import api
 from serving.channels import answer_many
-from serving.encoder import EncoderClient, QueryVectors
+from serving.encoder import EncoderClient, TextVectors
 from serving.http import MSGPACK, App, Request, Response, Router, decoder
+from serving.problems import Unavailable
 from serving.routing import (
     MANY_PATH,
     SHARD_DEPLOYMENT,
@@ -38,6 +41,7 @@ from serving.rows import read_events, read_interaction
 from serving.schemas import EventOutcomes, Health, RewardRequest, ShardState, UserReference
 from serving.turns import EngineTurns, Limits
 
+logger = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _rank_body = decoder(RankRequest)
 _reward_body = decoder(RewardRequest)
@@ -50,14 +54,16 @@ class ShardApi:
     def __init__(
         self,
         turns: EngineTurns[Engine],
-        query_vector: Callable[[str], Awaitable[npt.NDArray[np.float32]]],
+        text_vector: Callable[[str], Awaitable[npt.NDArray[np.float32]]],
         *,
         shard: int,
         num_shards: int,
         max_events: int,
+        reads_contexts: bool = False,
     ) -> None:
         self._turns = turns
-        self._query_vector = query_vector
+        self._text_vector = text_vector
+        self._reads_contexts = reads_contexts
         self._shard = shard
         self._num_shards = num_shards
         self._max_events = max_events
@@ -81,10 +87,8 @@ class ShardApi:
         if wanted.event_id is None:
             event_id = request.event_id or new_event_id(self._shard)
             wanted = structs.replace(wanted, event_id=event_id)
-        vector = None
-        if wanted.candidates is not None and wanted.candidates.query is not None:
-            vector = await self._query_vector(wanted.candidates.query)
-        return Response(201, _encode(await self._turns.rank(wanted, vector)))
+        vectors = await self._vectors(wanted)
+        return Response(201, _encode(await self._turns.rank(wanted, vectors)))
 
     async def events(self, request: Request) -> Response:
         """Store interactions; answer each with what became of it, once all are committed."""
@@ -161,6 +165,21 @@ class ShardApi:
         state = await self._turns.call(self._state)
         return Response(200, _encode(state))
 
+    async def _vectors(self, wanted: RankRequest) -> dict[str, npt.NDArray[np.float32]]:
+        """Return the vectors of the texts that the request is decided by."""
+        vectors = {}
+        if wanted.candidates is not None and wanted.candidates.query is not None:
+            query = wanted.candidates.query
+            vectors[query] = await self._text_vector(query)
+        text = text_of(wanted.context) if self._reads_contexts else None
+        if text is not None:
+            try:
+                vectors[text] = await self._text_vector(text)
+            except Unavailable as error:
+                # A decision without it is better than none: the context counts as average.
+                logger.warning("a context was not read: %s", error.detail)
+        return vectors
+
     def _state(self, engine: Engine) -> ShardState:
         return ShardState(shard=self._shard, release=engine.release_id, num_items=engine.num_items)
 
@@ -211,10 +230,11 @@ class _BanditShard:
         )
         self._router = ShardApi(
             self._turns,
-            QueryVectors(EncoderClient()),
+            TextVectors(EncoderClient()),
             shard=shard,
             num_shards=serving.shards,
             max_events=serving.max_events,
+            reads_contexts=tree.feedback == "shown",
         ).router()
         self._max_body_bytes = serving.max_body_bytes
 

@@ -17,6 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from rove.events import Decision, Interaction, Outcome, RankRequest
 
 Vector = npt.NDArray[np.float32]
 T = TypeVar("T")
+_NO_VECTORS: Mapping[str, Vector] = MappingProxyType({})
 _PATIENCE = 8  # rounds of the event loop without a new request, about 30 microseconds
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 class _Rank(Struct, eq=False):
     request: RankRequest
-    vector: Vector | None
+    vectors: Mapping[str, Vector]
     answer: asyncio.Future[Decision]
 
 
@@ -134,11 +136,13 @@ class EngineTurns(Generic[E]):
         if self._task is not None and self._task.done():
             self._task.result()
 
-    async def rank(self, request: RankRequest, vector: Vector | None = None) -> Decision:
-        """Return the decision, committed; `vector` is the one of the request's query."""
+    async def rank(
+        self, request: RankRequest, vectors: Mapping[str, Vector] = _NO_VECTORS
+    ) -> Decision:
+        """Return the decision, committed; `vectors` are those of the request's texts."""
         self._admit(len(self._ranks))
         answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        self._ranks.append(_Rank(request, vector, answer))
+        self._ranks.append(_Rank(request, vectors, answer))
         self._wake.set()
         return await answer
 
@@ -271,13 +275,7 @@ def _observe(engine: TurnEngine, events: Sequence[_Events]) -> _Answers:
 
 
 def _rank(engine: TurnEngine, ranks: Sequence[_Rank]) -> _Answers:
-    vectors = {
-        part.request.candidates.query: part.vector
-        for part in ranks
-        if part.vector is not None
-        and part.request.candidates is not None
-        and part.request.candidates.query is not None
-    }
+    vectors = {text: vector for part in ranks for text, vector in part.vectors.items()}
     decisions = engine.rank([part.request for part in ranks], vectors)
     return [(part.answer, decision) for part, decision in zip(ranks, decisions, strict=True)]
 

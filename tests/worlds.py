@@ -23,6 +23,7 @@ from rove.events import Candidates, Decision, Interaction, InteractionType, Outc
 from rove.learning import Learned, learn
 from rove.ledger.items import ItemStore
 from rove.release import promote, write
+from rove.view import View
 
 DAY_S = 86_400.0
 START_S = 1.7e9
@@ -109,6 +110,8 @@ class Shop:
     folder: Path
     shards: int = 1
     clock: Clock = field(default_factory=Clock)
+    feedback: str = "implicit"
+    preset: str = "shop"
 
     def __post_init__(self) -> None:
         (self.folder / "encoder").mkdir(parents=True, exist_ok=True)
@@ -118,6 +121,8 @@ class Shop:
         """Return the configuration; `policy` are settings of the policy."""
         tree = {
             "name": "shop",
+            "feedback": self.feedback,
+            "rewards": {"preset": self.preset},
             "policy": {"strength": 1.0, "num_draws": 16, **policy},
             "store": {"url": f"sqlite:///{self.folder / 'ledger'}", "durability": "process"},
             "releases": {"path": str(self.folder / "releases")},
@@ -220,7 +225,13 @@ def taste(engine: Engine, user_id: str = "ann") -> npt.NDArray[np.float64]:
     return np.array(engine.user(user_id).taste_mean)
 
 
+def view_of(engine: Engine) -> View:
+    """Return the view of an engine that learns from implicit feedback."""
+    assert isinstance(engine.view, View)
+    return engine.view
+
+
 def shares(engine: Engine, num_items: int = NUM_ITEMS) -> npt.NDArray[np.float64]:
     """Return the item means of the catalogue's first items, (num_items,)."""
     rows = [engine.view.index.row(f"item-{number}") for number in range(num_items)]
-    return engine.view.means.share([row for row in rows if row is not None])[0]
+    return view_of(engine).means.share([row for row in rows if row is not None])[0]

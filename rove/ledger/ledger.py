@@ -4,6 +4,7 @@
     ledger.schema       the tables
     ledger.store        files, transactions, errors, the one-writer lock
     ledger.transaction  what a transaction can do
+    ledger.shown        decisions with what answered them
     ledger.scan         every shard's interactions, for training
 
 - A row is acknowledged only after the commit that holds it; `transaction` is all or nothing.
@@ -36,6 +37,7 @@ from rove.ledger.records import History as History
 from rove.ledger.records import Rewards as Rewards
 from rove.ledger.records import Statistics as Statistics
 from rove.ledger.records import StoredInteraction as StoredInteraction
+from rove.ledger.records import TrialSums as TrialSums
 from rove.ledger.scan import all_interactions
 from rove.ledger.schema import (
     SCHEMA_VERSION,
@@ -43,7 +45,10 @@ from rove.ledger.schema import (
     item_statistics,
     ledger_meta,
     ledger_metadata,
+    settlements,
+    trial_sums,
 )
+from rove.ledger.shown import Shown, answered_since, shown_to, shown_until
 from rove.ledger.store import (
     Database,
     WriterLock,
@@ -93,6 +98,13 @@ _select_statistics = select(
 ).where(
     item_statistics.c.release == bindparam("release"),
     item_statistics.c.revision > bindparam("since"),
+)
+
+_select_trials = select(trial_sums.c.item_id, trial_sums.c.sums, trial_sums.c.revision).where(
+    trial_sums.c.release == bindparam("release"), trial_sums.c.revision > bindparam("since")
+)
+_select_settlement = select(settlements.c.until).where(
+    settlements.c.release == bindparam("release")
 )
 
 
@@ -214,6 +226,44 @@ class Ledger:
                     found[shard] = news
         return found
 
+    def shown_to(self, user_id: str) -> list[Shown]:
+        """Return all decisions of a user with what answered them, oldest first."""
+        with store_errors(self._database.path):
+            return shown_to(self._database.connection, user_id)
+
+    def expired(self, after_s: float, until_s: float) -> list[Shown]:
+        """Return the first part of what expired in (after, until]; empty if nothing did."""
+        with store_errors(self._database.path):
+            return next(shown_until(self._database.connection, after_s, until_s), [])
+
+    def answered_since(self, after: int) -> list[str]:
+        """Return the decisions that were answered since a number of `watermark`."""
+        with store_errors(self._database.path):
+            return answered_since(self._database.connection, after)
+
+    def trial_sums(self, release: str) -> TrialSums:
+        """Return this shard's trial sums since `release`."""
+        return _trial_sums(self._database, release, 0)
+
+    def trial_sums_of_others(self, release: str, since: Mapping[int, int]) -> dict[int, TrialSums]:
+        """Return, per other shard, the rows written after revision `since[shard]`; as above."""
+        found: dict[int, TrialSums] = {}
+        for shard in range(self.num_shards):
+            database = None if shard == self.shard else self._other(shard)
+            if database is not None:
+                news = _trial_sums(database, release, since.get(shard, 0))
+                if len(news):
+                    found[shard] = news
+        return found
+
+    def settled_until(self, release: str) -> float | None:
+        """Return until when expired decisions count in the trial sums; None before any was."""
+        with store_errors(self._database.path):
+            found: float | None = self._database.connection.execute(
+                _select_settlement, {"release": release}
+            ).scalar()
+        return found
+
     def all_interactions(self) -> Iterator[pa.RecordBatch]:
         """Yield every shard's interactions; see `rove.ledger.scan`."""
         return all_interactions(self._store)
@@ -280,6 +330,17 @@ def _statistics(database: Database, release: str, since: int) -> Statistics:
         total=_floats(total),
         as_of=_floats(as_of),
         revision=max(revisions, default=since),
+    )
+
+
+def _trial_sums(database: Database, release: str, since: int) -> TrialSums:
+    parameters = {"release": release, "since": since}
+    with store_errors(database.path):
+        rows = database.connection.execute(_select_trials, parameters).all()
+    return TrialSums(
+        item_ids=[row.item_id for row in rows],
+        sums_nV=np.array([np.frombuffer(row.sums, "<f8") for row in rows], np.float64),
+        revision=max((row.revision for row in rows), default=since),
     )
 
 

@@ -66,6 +66,20 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrialSums:
+    """What the trials of n items add up to."""
+
+    item_ids: list[str]
+    sums_nV: Floats
+    """(n, V); their meaning is that of `rove.shown.sums`."""
+    revision: int = 0
+    """The latest write these contain; 0 when there is none."""
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
     """How many rows an erasure removed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from sqlalchemy import bindparam, func, select
 
 from rove.config import StoreSection
 from rove.ledger.schema import interactions, ledger_meta
+from rove.ledger.shown import Shown, shown_until, up_to
 from rove.ledger.store import Database, check_schema, folder_of, read_meta, store_errors
 
 SCHEMA = pa.schema(
@@ -55,6 +57,19 @@ def all_interactions(
             if database is not None:
                 last = _EVERYTHING if until is None else until.get(shard, 0)
                 yield from _rows(database, last)
+
+
+def all_shown(
+    store: StoreSection, until_s: float, marks: Mapping[int, int]
+) -> Iterator[list[Shown]]:
+    """Yield the decisions of every shard that expired by then, with their answers up to `marks`."""
+    for path in _paths(store):
+        with _opened(path, store) as (database, shard):
+            if database is not None:
+                last = marks.get(shard, 0)
+                with store_errors(path):
+                    for part in shown_until(database.connection, -sys.float_info.max, until_s):
+                        yield [up_to(one, last) for one in part]
 
 
 def watermark(store: StoreSection) -> dict[int, int]:

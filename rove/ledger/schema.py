@@ -1,9 +1,10 @@
 """The tables of the ledger and of the catalogue.
 
 One shard's ledger is a database of its own (`meta`, `decisions`, `interactions`,
-`item_statistics`); the catalogue is another (`meta`, `items`), shared by all processes.
+`item_statistics`, `trial_sums`, `settlements`); the catalogue is another (`meta`, `items`), shared
+by all processes.
 
-- Nothing is updated in place but `decisions.activated_at`, item statistics and catalogue rows.
+- Nothing is updated in place but `decisions.activated_at`, sums and catalogue rows.
 - Rows of a user leave only through erasure.
 - A change of any table raises `SCHEMA_VERSION`; another version is refused, never guessed at.
 """
@@ -23,7 +24,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # SQLite numbers rows by itself only in a column declared exactly INTEGER.
 _RowNumber = BigInteger().with_variant(Integer, "sqlite")
@@ -55,10 +56,12 @@ decisions = Table(
     Column("num_candidates", Integer, nullable=False),
     Column("slots", Text, nullable=False),  # JSON: list[Slot]
     Column("context", Text),  # JSON: Context
+    Column("context_vector", LargeBinary),  # float16, little endian: of the context's text
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
     Column("activated_at", Double),
     Index("decisions_by_user", "user_id"),
+    Index("decisions_by_expiry", "expires_at"),
 )
 
 interactions = Table(
@@ -102,6 +105,25 @@ item_statistics = Table(
     Column("as_of", Double, nullable=False),
     Column("revision", BigInteger, nullable=False),  # number of the write within the release
     Index("item_statistics_by_revision", "release", "revision"),
+    sqlite_with_rowid=False,
+)
+
+trial_sums = Table(
+    "trial_sums",
+    ledger_metadata,
+    Column("release", String, primary_key=True),
+    Column("item_id", String, primary_key=True),
+    Column("sums", LargeBinary, nullable=False),  # float64, little endian: `rove.shown.sums`
+    Column("revision", BigInteger, nullable=False),  # number of the write within the release
+    Index("trial_sums_by_revision", "release", "revision"),
+    sqlite_with_rowid=False,
+)
+
+settlements = Table(
+    "settlements",
+    ledger_metadata,
+    Column("release", String, primary_key=True),
+    Column("until", Double, nullable=False),  # what expired by then counts in `trial_sums`
     sqlite_with_rowid=False,
 )
 

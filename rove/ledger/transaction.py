@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -22,8 +23,15 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rove.errors import NotFound
 from rove.events import Context, Decision, Interaction, InteractionType, Slot
-from rove.ledger.records import Erased, Statistics, StoredInteraction
-from rove.ledger.schema import decisions, interactions, item_statistics
+from rove.ledger.records import Erased, Statistics, StoredInteraction, TrialSums
+from rove.ledger.schema import (
+    decisions,
+    interactions,
+    item_statistics,
+    settlements,
+    trial_sums,
+)
+from rove.ledger.shown import Shown, shown_by_id, shown_until
 from rove.ledger.store import parts_of
 
 _encode = msgspec.json.Encoder().encode
@@ -46,6 +54,19 @@ _upsert_statistics = _new_statistics.on_conflict_do_update(
         name: _new_statistics.excluded[name] for name in ("weight", "total", "as_of", "revision")
     },
 )
+_select_trials = select(func.max(trial_sums.c.revision)).where(
+    trial_sums.c.release == bindparam("release")
+)
+_new_trials = sqlite_insert(trial_sums)
+_upsert_trials = _new_trials.on_conflict_do_update(
+    index_elements=[trial_sums.c.release, trial_sums.c.item_id],
+    set_={name: _new_trials.excluded[name] for name in ("sums", "revision")},
+)
+_new_settlement = sqlite_insert(settlements)
+_upsert_settlement = _new_settlement.on_conflict_do_update(
+    index_elements=[settlements.c.release], set_={"until": _new_settlement.excluded["until"]}
+)
+_NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _activate = (
     update(decisions)
     .where(decisions.c.event_id == bindparam("event"))
@@ -76,10 +97,23 @@ class Transaction:
         """Return those of the decisions that are stored, by event id."""
         return read_decisions(self._connection, event_ids)
 
-    def add_decisions(self, new: Sequence[Decision]) -> None:
-        """Store decisions; `Conflict` if an id is stored."""
+    def shown(self, event_ids: Sequence[str]) -> list[Shown]:
+        """Return those of the decisions that are stored, with what answered them."""
+        return shown_by_id(self._connection, event_ids)
+
+    def shown_until(self, after_s: float, until_s: float) -> Iterator[list[Shown]]:
+        """Yield what expired in (after, until]; see `rove.ledger.shown`."""
+        return shown_until(self._connection, after_s, until_s)
+
+    def add_decisions(
+        self, new: Sequence[Decision], context_vectors: Mapping[str, bytes] = _NOTHING
+    ) -> None:
+        """Store decisions, with vectors by event id; `Conflict` if an id is stored."""
         if new:
-            self._connection.execute(_insert_decisions, [_decision_row(one) for one in new])
+            self._connection.execute(
+                _insert_decisions,
+                [_decision_row(one, context_vectors.get(one.event_id)) for one in new],
+            )
 
     def add_interactions(self, new: Sequence[StoredInteraction]) -> None:
         """Store interactions; `Conflict` if an id is stored."""
@@ -130,6 +164,33 @@ class Transaction:
             )
         return revision
 
+    def add_trial_sums(self, release: str, rows: TrialSums) -> int:
+        """Store the items' current sums in place of older ones, and return the new revision."""
+        key = f"trials/{release}"
+        if key not in self._revisions:
+            latest = self._connection.execute(_select_trials, {"release": release}).scalar()
+            self._revisions[key] = latest or 0
+        self._revisions[key] = revision = self._revisions[key] + 1
+        if len(rows):
+            sums = rows.sums_nV.astype("<f8", copy=False)
+            self._connection.execute(
+                _upsert_trials,
+                [
+                    {
+                        "release": release,
+                        "item_id": item_id,
+                        "sums": sums_V.tobytes(),
+                        "revision": revision,
+                    }
+                    for item_id, sums_V in zip(rows.item_ids, sums, strict=True)
+                ],
+            )
+        return revision
+
+    def settle(self, release: str, until_s: float) -> None:
+        """Note that what expired by `until_s` counts in the trial sums."""
+        self._connection.execute(_upsert_settlement, {"release": release, "until": until_s})
+
     def activate(self, event_id: str, at: float) -> None:
         """Note when a deferred decision was shown."""
         if self._connection.execute(_activate, {"event": event_id, "at": at}).rowcount == 0:
@@ -151,6 +212,7 @@ def read_decisions(connection: Connection, event_ids: Sequence[str]) -> dict[str
     for part in parts_of(event_ids):
         for row in connection.execute(_select_decisions, {"ids": part}).mappings():
             values: dict[str, Any] = dict(row)
+            del values["context_vector"]  # for learning alone: `rove.ledger.shown`
             values["seed"] = int(values["seed"])
             values["slots"] = _decode_slots(values["slots"])
             if values["context"] is not None:
@@ -159,8 +221,9 @@ def read_decisions(connection: Connection, event_ids: Sequence[str]) -> dict[str
     return found
 
 
-def _decision_row(decision: Decision) -> dict[str, Any]:
+def _decision_row(decision: Decision, context_vector: bytes | None) -> dict[str, Any]:
     row = msgspec.structs.asdict(decision)
+    row["context_vector"] = context_vector
     row["seed"] = str(decision.seed)
     row["slots"] = _encode(decision.slots).decode()
     if decision.context is not None:

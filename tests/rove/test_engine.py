@@ -26,6 +26,7 @@ from tests.worlds import (
     shares,
     taste,
     unit_vectors,
+    view_of,
 )
 
 KINDS = ["greedy", "epsilon_greedy", "softmax", "ucb", "thompson", "top_two", "igw"]
@@ -253,7 +254,7 @@ def test_candidates_may_be_a_category(shop: Shop) -> None:
 def test_candidates_may_be_what_is_nearest_to_a_query(shop: Shop) -> None:
     engine = shop.engine()
     (query,) = unit_vectors(1, np.random.default_rng(4))
-    nearest = [engine.view.index.ids[row] for row in engine.view.index.nearest(query, 200)]
+    nearest = [view_of(engine).index.ids[row] for row in view_of(engine).index.nearest(query, 200)]
     decision = rank(engine, request("ann", query="warm socks"), **{"warm socks": query})
     assert decision.num_candidates == len(nearest) == NUM_ITEMS
     assert set(shown(decision)) <= set(nearest)
@@ -282,10 +283,10 @@ def test_many_listed_candidates_are_cut_to_the_most_promising(shop: Shop) -> Non
 def test_optimism_keeps_uncertain_items_in_the_shortlist(shop: Shop) -> None:
     """Strong confidence bounds show one of the most uncertain items, not the best mean."""
     engine = shop.engine(kind="ucb", strength=1000.0, shortlist=4, max_explore_slots=1)
-    part = engine.view.scorer.item_part()
+    part = view_of(engine).scorer.item_part()
     deviation_J = part.deviation_J[False]
     first = rank(engine, request("nobody", k=1)).slots[0]
-    row = engine.view.index.row(first.item_id)
+    row = view_of(engine).index.row(first.item_id)
     assert row in np.argsort(-deviation_J)[:4] and first.reason == "explore"
 
 
@@ -341,7 +342,7 @@ def test_explanations_sum_to_the_score(shop: Shop, candidates: str) -> None:
 def test_a_user_s_profile_tells_what_counts(shop: Shop) -> None:
     """A purchase of one taste half-life ago weighs half; a click a tenth of one."""
     engine = shop.engine()
-    half_life_s = engine.view.release.model.taste_half_life_s
+    half_life_s = view_of(engine).release.model.taste_half_life_s
     shop.clock.now = now = END_S + half_life_s
     observe(engine, did("i1", timestamp=now - half_life_s))
     observe(engine, did("i2", item_id="item-9", kind=InteractionType.CLICK, timestamp=now))

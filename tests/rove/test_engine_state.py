@@ -35,6 +35,7 @@ from tests.worlds import (
     shares,
     taste,
     unit_vectors,
+    view_of,
 )
 
 HIDE = InteractionType.HIDE
@@ -89,7 +90,7 @@ def test_reopening_after_a_hide_that_came_last_keeps_the_time(shop: Shop) -> Non
     observe(engine, did("i1", "bob", timestamp=shop.clock.now))
     shop.clock.now += 50 * DAY_S
     observe(engine, did("i2", kind=HIDE))
-    before, now_s = taste(engine, "bob"), engine.view.now_s
+    before, now_s = taste(engine, "bob"), view_of(engine).now_s
     engine.close()
     again = shop.engine()
     assert again.view.now_s == now_s
@@ -101,7 +102,7 @@ def test_forgetting_a_view_changes_nothing(shop: Shop) -> None:
     observe(engine, *happened)
     users = known(USERS, happened)
     before = tastes(engine, users)
-    engine.view.users.clear()
+    view_of(engine).users.clear()
     assert tastes(engine, users) == pytest.approx(before, abs=1e-9)
 
 
@@ -137,7 +138,7 @@ def test_two_shards_together_know_what_one_engine_would(tmp_path: Path, seed: in
         shards[shard].sync()
     for engine in shards:
         assert shares(engine) == pytest.approx(shares(single), rel=1e-9)
-        assert engine.view.now_s == single.view.now_s
+        assert view_of(engine).now_s == single.view.now_s
     users = known(USERS, happened)
     for user_id in users:
         engine = shards[shard_of(user_id, 2)]
@@ -185,13 +186,13 @@ def test_a_new_item_s_rewards_survive_reopening(shop: Shop) -> None:
 def test_a_changed_item_keeps_what_was_learnt(shop: Shop) -> None:
     engine = shop.engine()
     observe(engine, *(did(f"i{n}", f"u{n}") for n in range(9)))
-    before = engine.view.means.sums_J[7]
+    before = view_of(engine).means.sums_J[7]
     for number in range(2):
         shop.catalogue().put([item(7, title=f"Changed {number}")], NEW[number][None], ENCODER)
         engine.sync()
-        row = engine.view.index.row("item-7")
+        row = view_of(engine).index.row("item-7")
         assert row == NUM_ITEMS + number
-        assert engine.view.means.sums_J[row] == pytest.approx(before)
+        assert view_of(engine).means.sums_J[row] == pytest.approx(before)
         assert engine.item("item-7").title == f"Changed {number}"
     assert [one.item_id for one in engine.user("u1").items] == ["item-7"]
 
@@ -265,7 +266,7 @@ def test_a_refit_comes_into_service_and_keeps_the_statistics(tmp_path: Path) -> 
     half_life_s = shards[0].view.release.model.item_half_life_s
     expected = sum(2 ** (((e.timestamp or 0.0) - START_S) / half_life_s) for e in bought)
     for engine in shards:
-        means = engine.view.means
+        means = view_of(engine).means
         total = means.sums_J.sum() / means.scale_at(START_S)
         assert total == pytest.approx(expected, rel=1e-9)
     assert shares(shards[1]) == pytest.approx(shares(shards[0]), rel=1e-9)
@@ -282,7 +283,7 @@ def test_a_shard_without_events_counts_all_of_its_own_after_a_refit(tmp_path: Pa
     for engine in (shards[1], shards[0]):
         engine.sync()
     for engine in shards:
-        means = engine.view.means
+        means = view_of(engine).means
         total = means.sums_J.sum() / means.scale_at(shop.clock.now)
         assert total == pytest.approx(6.0, rel=1e-4)
 
@@ -296,9 +297,9 @@ def test_a_refit_takes_the_catalogue_as_it_is_now(shop: Shop) -> None:
     observe(engine, did("new", item_id="item-100"))
     engine.refit()
     assert engine.num_items == NUM_ITEMS and engine.item("item-100") == item(100)
-    trained = engine.view.release.items.trained_J
-    assert trained[engine.view.index.ids.index("item-100")]
-    assert engine.view.index.row("item-3") is None
+    trained = view_of(engine).release.items.trained_J
+    assert trained[view_of(engine).index.ids.index("item-100")]
+    assert view_of(engine).index.row("item-3") is None
     assert rank(engine, request()).release == engine.release_id
 
 
@@ -307,7 +308,7 @@ def test_a_refit_refuses_a_ledger_without_the_history_of_the_release(tmp_path: P
     shop = Shop(tmp_path)
     engine = shop.engine()
     observe(engine, *(did(f"i{n}", item_id=f"item-{n}") for n in range(49)))
-    described = engine.view.release.folder / "release.yaml"
+    described = view_of(engine).release.folder / "release.yaml"
     tree = yaml.safe_load(described.read_text("utf-8"))
     tree["metrics"]["num_interactions"] = 100
     described.write_text(yaml.safe_dump(tree), "utf-8")
@@ -323,7 +324,7 @@ def test_a_release_without_enough_visits_is_calibrated_at_the_refit(tmp_path: Pa
     nothing = Behaviour.from_batches([], {})
     shop.release(learn(nothing, embeddings(), TrainingSection.model_validate(TRAINING)))
     engine = shop.engine()
-    assert engine.view.release.model.item_gain == 1.0
+    assert view_of(engine).release.model.item_gain == 1.0
     rng = np.random.default_rng(0)
     rows = [
         did(f"i{n}", f"u{n % 30}", f"item-{rng.integers(20)}", timestamp=START_S + 3600.0 * n)
@@ -331,8 +332,8 @@ def test_a_release_without_enough_visits_is_calibrated_at_the_refit(tmp_path: Pa
     ]
     observe(engine, *rows)
     engine.refit()
-    assert engine.view.release.metrics["calibration_visits"] >= 20
-    gain = engine.view.release.model.item_gain
+    assert view_of(engine).release.metrics["calibration_visits"] >= 20
+    gain = view_of(engine).release.model.item_gain
     assert gain != 1.0
     engine.refit()
-    assert engine.view.release.model.item_gain == gain
+    assert view_of(engine).release.model.item_gain == gain

@@ -243,7 +243,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "shard-0.sqlite") as connection:
         connection.execute("UPDATE meta SET value = '0' WHERE key = 'schema_version'")
     connection.close()
-    message = "has schema version 0, this Rove reads 1; use the Rove that wrote it"
+    message = "has schema version 0, this Rove reads 2; use the Rove that wrote it"
     for shard in range(2):
         with pytest.raises(StoreUnavailable, match=re.escape(message)):
             Ledger.open(store_in(tmp_path), shard, 2)

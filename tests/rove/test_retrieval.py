@@ -32,6 +32,7 @@ from tests.worlds import (
     rank,
     request,
     unit_vectors,
+    view_of,
 )
 
 pytest.importorskip("faiss")
@@ -96,8 +97,8 @@ def shop(tmp_path: Path) -> Shop:
 
 
 def decider(engine: Engine) -> Decider[User, Taste, Part]:
-    assert engine.view.decider._retriever is not None
-    return engine.view.decider
+    assert view_of(engine).decider._retriever is not None
+    return view_of(engine).decider
 
 
 def shown(decision: Decision) -> list[str]:
@@ -106,8 +107,8 @@ def shown(decision: Decision) -> list[str]:
 
 def best_items(engine: Engine, user_id: str, num: int) -> list[str]:
     """Return the items of the largest exact means among all that can be shown."""
-    scorer, index = engine.view.scorer, engine.view.index
-    taste = scorer.taste(engine.view.users.get(user_id), engine.view.now_s)
+    scorer, index = view_of(engine).scorer, view_of(engine).index
+    taste = scorer.taste(view_of(engine).users.get(user_id), view_of(engine).now_s)
     mean_J = scorer.catalogue_means(scorer.item_part(), [taste])[0]
     mean_J[~index.active] = -np.inf
     return [index.ids[row] for row in np.argsort(-mean_J)[:num].tolist()]
@@ -164,8 +165,8 @@ def test_an_index_that_was_cut_off_is_refused(shop: Shop) -> None:
 
 def test_a_small_catalogue_is_scored_whole(tmp_path: Path) -> None:
     engine = Shop(tmp_path).engine()
-    assert engine.view.release.retrieval_path is None
-    assert engine.view.decider._retriever is None
+    assert view_of(engine).release.retrieval_path is None
+    assert view_of(engine).decider._retriever is None
 
 
 @pytest.mark.xfail(
@@ -186,10 +187,10 @@ def test_untouched_items_keep_their_exact_place_as_time_and_others_move(shop: Sh
     engine = shop.engine(kind="greedy")
     shop.clock.now += 365 * 86_400.0
     observe(engine, *(did(f"i{n}", "bob", f"item-{n}") for n in range(5)))
-    lister, scorer = decider(engine)._retriever, engine.view.scorer
+    lister, scorer = decider(engine)._retriever, view_of(engine).scorer
     assert isinstance(lister, Shortlister)
-    user = engine.view.users.get("ann")
-    taste = scorer.taste(user, engine.view.now_s)
+    user = view_of(engine).users.get("ann")
+    taste = scorer.taste(user, view_of(engine).now_s)
     rows = np.arange(20, 40)
     (query,) = lister._queries(user, taste, 0.0, 1)
     stored = np.stack([lister._found._index.reconstruct(row) for row in stored_rows(lister, rows)])
@@ -213,9 +214,9 @@ def test_an_item_that_rises_is_looked_at(shop: Shop) -> None:
 def test_added_items_can_be_shown_at_once(shop: Shop) -> None:
     engine = shop.engine(kind="greedy")
     liked = best_items(engine, "nobody", 1)[0]
-    row = engine.view.index.row(liked)
+    row = view_of(engine).index.row(liked)
     assert row is not None
-    vector = engine.view.index.embeddings([row])
+    vector = view_of(engine).index.embeddings([row])
     shop.catalogue().put([item(9000)], vector, ENCODER)
     engine.sync()
     for n in range(30):
@@ -250,7 +251,7 @@ def test_a_restart_gives_the_same_answer(shop: Shop, tmp_path: Path) -> None:
 
 
 def choices(engine: Engine, seed: int) -> list[tuple[str, float, float]]:
-    view = engine.view
+    view = view_of(engine)
     user = view.users.get("ann")
     (choice,) = view.decider.decide([request("ann", k=5)], [user], [seed], view.now_s, {})
     assert not isinstance(choice, Exception)
@@ -259,7 +260,7 @@ def choices(engine: Engine, seed: int) -> list[tuple[str, float, float]]:
 
 def test_a_slate_does_not_depend_on_its_batch(shop: Shop) -> None:
     engine = shop.engine()
-    view, names = engine.view, ["ann", "bob", "cas"]
+    view, names = view_of(engine), ["ann", "bob", "cas"]
     requests = [request(name, k=5) for name in names]
     users = [view.users.get(name) for name in names]
     together = view.decider.decide(requests, users, [1, 2, 3], view.now_s, {})

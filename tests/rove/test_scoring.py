@@ -13,7 +13,7 @@ from rove.item_index import Rows
 from rove.scoring import ItemPart, Scorer
 from rove.users import User
 from rove.view import View
-from tests.worlds import ENCODER, Shop, did, embeddings, item, observe, unit_vectors
+from tests.worlds import ENCODER, Shop, did, embeddings, item, observe, unit_vectors, view_of
 
 Array = npt.NDArray[np.float64]
 ROWS: Rows = np.array([0, 7, 33, 60, 61], np.intp)
@@ -29,7 +29,7 @@ def view(tmp_path: Path) -> View:
     engine.sync()
     observe(engine, did("1"), did("2", item_id="item-9"), did("3", "bob", "item-20"))
     observe(engine, did("4", item_id="item-30", kind=InteractionType.HIDE))
-    return engine.view
+    return view_of(engine)
 
 
 def user(view: View, name: str) -> User:
@@ -70,7 +70,9 @@ def test_means_are_item_mean_plus_taste(view: View, name: str) -> None:
 
 def test_the_catalogue_s_scores_of_many_users_are_those_of_each(view: View) -> None:
     part = view.scorer.item_part()
-    tastes = view.scorer.tastes([user(view, n) for n in ("nobody", "bob", "ann")], [], {}, view.now_s)
+    tastes = view.scorer.tastes(
+        [user(view, n) for n in ("nobody", "bob", "ann")], [], {}, view.now_s
+    )
     together = view.scorer.catalogue_means(part, tastes)
     assert together.shape == (3, 62)
     for row, taste in zip(together, tastes, strict=True):
