@@ -22,6 +22,8 @@ from benchmarks.decisions.interface import (
     World,
 )
 from benchmarks.decisions.peers import _common
+from benchmarks.decisions.peers.best_fixed import BestFixed
+from benchmarks.decisions.peers.linear_disjoint import DisjointLinear
 
 FOLDER = Path(_common.__file__).parent
 OTHERS = {"rove", "random_choice", "best_fixed"}
@@ -121,6 +123,10 @@ class Planted:
         """Return nothing of use; the tests count `shown_best`."""
         return 0.0, 1.0
 
+    def item_values_J(self) -> Floats:
+        """Return what was planted."""
+        return self._value_J
+
 
 def play(peer: Peer, run: Planted, settings: dict[str, object] | None = None) -> Floats:
     """Let the peer play, check what it shows, return the share of item 3 by batch."""
@@ -217,3 +223,49 @@ def test_the_components_of_text_are_uncorrelated_and_the_first_has_unit_variance
     assert covariance_PP[0, 0] == pytest.approx(1.0)
     np.testing.assert_allclose(covariance_PP, np.diag(np.diag(covariance_PP)), atol=1e-5)
     assert (np.diff(np.diag(covariance_PP)) < 0).all()
+
+
+def test_the_best_fixed_items_are_told_and_shown_in_order() -> None:
+    """Item 3 is worth .9; the other slots of the slate go to items worth .2 each."""
+    run = Planted(num_slots=3)
+    agent = BestFixed().start(run.world, np.random.default_rng(0))
+    agent.inform(run)
+    batch = run.batch()
+    choice = agent.choose(batch)
+    check(batch, choice, 3)
+    assert (choice.items(batch)[:, 0] == 3).all()
+
+
+def test_disjoint_regressions_learn_a_batch_like_one_request_at_a_time() -> None:
+    """A request with x = 1 shown twice with 1, 0: A = 1 + 2, b = (1 - m) + (0 - m) for m = 0."""
+    world = dataclasses.replace(Planted(num_users=0, has_text=False).world)
+    agent = DisjointLinear(world, np.random.default_rng(0), explore="ts", alpha=0.1, ridge=1.0)
+    batch = Batch(
+        users_B=np.array([-1, -1]),
+        candidates_BS=np.array([[5], [5]]),
+        open_BS=np.ones((2, 1), dtype=np.bool_),
+        context_BQ=None,
+    )
+    choice = agent.choose(batch)
+    reward_BK = np.array([[1.0], [0.0]])
+    agent.learn(batch, choice, Feedback(reward_BK=reward_BK, value_BK=reward_BK))
+    assert agent._inverse_JDD[5, 0, 0] == pytest.approx(1 / 3)
+    assert agent._beta_JD[5, 0] == pytest.approx(1 / 3)
+
+
+def test_vowpal_predicts_alike_from_parsed_examples_and_from_text() -> None:
+    vowpal = pytest.importorskip("benchmarks.decisions.peers.vowpal")
+    explorer = next(peer for peer in vowpal.PEERS if peer.name == "vw-softmax")
+    shown = []
+    for parsed in (True, False):
+        run = Planted(num_requests=160, num_slots=2)
+        agent = explorer.start(run.world, np.random.default_rng(3))
+        if not parsed:
+            agent._parsed_items = []
+        for batch in run.batches():
+            choice = agent.choose(batch)
+            agent.learn(batch, choice, run.feedback(batch, choice))
+            shown.append((choice.positions_BK, choice.propensity_BK))
+    for (first, its_propensity), (second, other) in zip(shown[:20], shown[20:], strict=True):
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(its_propensity, other)

@@ -19,6 +19,7 @@ from benchmarks.decisions.playing import (
     Results,
     known_peers,
     names_of,
+    num_seeds,
     play_all,
     playable,
     tuned,
@@ -56,7 +57,7 @@ def main() -> None:
     jobs = {
         pair: [
             Job(environment=pair[0], peer=pair[1], settings=settings, seed=seed)
-            for seed in range(given.seeds)
+            for seed in range(num_seeds(pair, sources, given.seeds))
         ]
         for pair, settings in best.items()
     }

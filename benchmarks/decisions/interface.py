@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +98,10 @@ class Run(Protocol):
         """
         ...
 
+    def item_values_J(self) -> Floats | None:
+        """Return each item's mean value where it can be chosen; None: items do not stay."""
+        ...
+
 
 class Environment(Protocol):
     """A family of runs."""
@@ -118,6 +122,15 @@ class Agent(Protocol):
 
     def learn(self, batch: Batch, choice: Choice, feedback: Feedback) -> None:
         """Learn from the observed rewards."""
+        ...
+
+
+@runtime_checkable
+class Informed(Protocol):
+    """An agent that is told the truth of its run: a mark on the scale, no rival."""
+
+    def inform(self, run: Run) -> None:
+        """Read the truth, before the first request."""
         ...
 
 

@@ -25,7 +25,8 @@ from threadpoolctl import threadpool_limits
 import benchmarks.decisions.environments as environments
 import benchmarks.decisions.peers as peers
 from benchmarks.decisions.data import MissingData, Sources
-from benchmarks.decisions.interface import Environment, Peer
+from benchmarks.decisions.effort import effort
+from benchmarks.decisions.interface import Environment, Informed, Peer, World
 
 FIRST_DEV_SEED = 1000
 NUM_POINTS = 20
@@ -39,6 +40,8 @@ class Job:
     peer: str
     settings: dict[str, Any]
     seed: int
+    part: float = 1.0
+    """Of the requests, the first ones; development runs only."""
 
     @property
     def key(self) -> str:
@@ -82,17 +85,26 @@ def environment_of(name: str, sources: Sources) -> Environment:
     return loaded
 
 
+@cache
+def world_of(name: str, sources: Sources) -> World:
+    """Return what agents know of an environment: of its first development run."""
+    return environment_of(name, sources).open(FIRST_DEV_SEED).world
+
+
 def play(job: Job, sources: Sources) -> Played:
     """Play one run."""
     environment, peer = environment_of(job.environment, sources), known_peers()[0][job.peer]
     run = environment.open(job.seed)
+    num_requests = job.part * run.world.num_requests
     begun = time.perf_counter()
     earned, asked = 0.0, 0
-    points = iter(np.linspace(0, run.world.num_requests, NUM_POINTS + 1)[1:].tolist())
+    points = iter(np.linspace(0, num_requests, NUM_POINTS + 1)[1:].tolist())
     point, curve = next(points), []
     with threadpool_limits(1):
         # Not the environment's stream: its luck and the agent's draws would go together.
         agent = peer.start(run.world, np.random.default_rng((job.seed, 1)), **job.settings)
+        if isinstance(agent, Informed):
+            agent.inform(run)
         for batch in run.batches():
             choice = agent.choose(batch)
             feedback = run.feedback(batch, choice)
@@ -102,6 +114,8 @@ def play(job: Job, sources: Sources) -> Played:
             while asked >= point:
                 curve.append(share(earned, run.totals()))
                 point = next(points, np.inf)
+            if asked >= num_requests:
+                break
     seconds = time.perf_counter() - begun
     return Played(share=share(earned, run.totals()), curve=curve, seconds=seconds)
 
@@ -169,7 +183,7 @@ def playable(
     """Yield environments with the peers that can play them; say what is left out."""
     for name in wanted:
         try:
-            world = environment_of(name, sources).open(FIRST_DEV_SEED).world
+            world = world_of(name, sources)
         except MissingData as error:
             print(f"{name} is left out: {error}")
             continue
@@ -192,9 +206,11 @@ def tuned(
     seeds = range(FIRST_DEV_SEED, FIRST_DEV_SEED + num_dev_seeds)
     trials = {
         (name, peer.name, number): [
-            Job(environment=name, peer=peer.name, settings=settings, seed=seed) for seed in seeds
+            Job(environment=name, peer=peer.name, settings=settings, seed=seed, part=part)
+            for seed in seeds
         ]
         for name, peer in pairs
+        for part in [effort(peer.name, world_of(name, sources)).tuning_part]
         if len(peer.grid) > 1
         for number, settings in enumerate(peer.grid)
     }
@@ -211,3 +227,9 @@ def tuned(
         else:
             best[name, peer.name] = grid[0]
     return best
+
+
+def num_seeds(pair: tuple[str, str], sources: Sources, wanted: int) -> int:
+    """Return on how many seeds an environment's peer is reported."""
+    most = effort(pair[1], world_of(pair[0], sources)).max_seeds
+    return wanted if most is None else min(wanted, most)

@@ -33,6 +33,8 @@ MAX_CONTEXT = 400
 NUM_COMPONENTS = 4
 MAX_ENTRIES = 50_000_000
 """Of all A_j^-1 together (400 MB)."""
+MAX_AT_ONCE = 100_000
+"""Entries of the matrices that are gathered for a batch."""
 
 
 class RequestFeatures:
@@ -112,21 +114,26 @@ class DisjointLinear:
         return Choice(positions_BK=top(score_BS, batch, self._num_slots, self._rng))
 
     def learn(self, batch: Batch, choice: Choice, feedback: Feedback) -> None:
-        """Update the regressions of the items that were shown (Sherman and Morrison 1950)."""
+        """Update the regressions of the items that were shown (Woodbury 1950)."""
         seen = observed(batch, choice, feedback)
         residual_N = seen.reward_N - self._features.mean
-        rows = zip(seen.items_N.tolist(), seen.rows_N.tolist(), residual_N.tolist(), strict=True)
-        for item, row, residual in rows:
-            x_D = self._x_BD[row]
+        x_ND = self._x_BD[seen.rows_N]
+        for item in np.unique(seen.items_N).tolist():
+            here_N = seen.items_N == item
+            x_HD = x_ND[here_N]
             inverse_DD = self._inverse_JDD[item]
-            gain_D = inverse_DD @ x_D
-            inverse_DD -= np.outer(gain_D, gain_D / (1.0 + gain_D @ x_D))
-            self._pull_JD[item] += residual * x_D
+            gain_DH = inverse_DD @ x_HD.T
+            inverse_DD -= gain_DH @ np.linalg.solve(np.eye(len(x_HD)) + x_HD @ gain_DH, gain_DH.T)
+            self._pull_JD[item] += residual_N[here_N] @ x_HD
             self._beta_JD[item] = inverse_DD @ self._pull_JD[item]
         self._features.add(batch, choice, feedback)
 
     def _variance(self, x_BD: Floats, items_BS: Ints) -> Floats:
         """Return x' A_j^-1 x, (B, S), one request at a time where it would fill the memory."""
+        if items_BS.size * x_BD.shape[1] ** 2 <= MAX_AT_ONCE:
+            spread_BSD = np.einsum("bsde,be->bsd", self._inverse_JDD[items_BS], x_BD)
+            at_once: Floats = np.einsum("bsd,bd->bs", spread_BSD, x_BD)
+            return at_once
         spread = [
             np.einsum("sd,d->s", self._inverse_JDD[items_S] @ x_D, x_D)
             for x_D, items_S in zip(x_BD, items_BS, strict=True)

@@ -3,7 +3,8 @@
 What a request looks like is that of `linear_disjoint`: 1, the standardised context and, where users
 return, their mean residual and their taste for the text. MABWiser predicts for all items it has;
 those that are not open are left out afterwards. It learns once per batch, and chooses uniformly
-until there is a first reward.
+until there is a first reward. Its `partial_fit` copies the models of all items, and drops the
+copies of those without rewards; here only the others learn, which changes no model.
 
 Axes are those of `_common`.
 """
@@ -16,7 +17,7 @@ from typing import Literal
 import numpy as np
 from mabwiser.mab import MAB, LearningPolicy
 
-from benchmarks.decisions.interface import Batch, Choice, Feedback, Floats, World
+from benchmarks.decisions.interface import Batch, Choice, Feedback, Floats, Ints, World
 from benchmarks.decisions.peers._common import items_of, observed, top
 from benchmarks.decisions.peers.linear_disjoint import RequestFeatures, width
 
@@ -52,9 +53,16 @@ class MabWiser:
         seen = observed(batch, choice, feedback)
         if len(seen):
             residual_N = seen.reward_N - self._features.mean
-            self._mab.partial_fit(seen.items_N, residual_N, self._x_BD[seen.rows_N])
-            self._fitted = True
+            self._learn(seen.items_N, residual_N, self._x_BD[seen.rows_N])
         self._features.add(batch, choice, feedback)
+
+    def _learn(self, items_N: Ints, residual_N: Floats, x_ND: Floats) -> None:
+        if not self._fitted:
+            self._mab.partial_fit(items_N, residual_N, x_ND)
+            self._fitted = True
+            return
+        for item in np.unique(items_N).tolist():
+            self._mab._imp._fit_arm(item, items_N, residual_N, x_ND)
 
     def _expectations(self) -> Floats:
         """Return expectations of all items, (B, J)."""
