@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +93,42 @@ def test_tables_pair_the_seeds(tmp_path: Path) -> None:
     rows = [row("rove", 0.4, 0.6), row("other", 0.3, 0.4)]
     text = table(rows)
     assert "+0.150 +- 0.635" in text
-    assert "| shop | 0.500 | other | 0.350 | 1.429 |" in text
+    assert "| shop | 0.500 | other | 0.350 | 1.429 | +0.150 +- 0.635 | - |" in text
     plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_one_seed_has_no_interval() -> None:
+    text = table([row("rove", 0.4), row("other", 0.3)])
+    assert "nan" not in text
+    assert "| **rove** | 0.400 |  | 1 |" in text
+    assert "| other | 0.300 | +0.100 | 1 |" in text
+
+
+def test_a_peer_with_fewer_seeds_is_paired_with_the_first_of_ours() -> None:
+    """Differences .1, .1 over the first two seeds; the third of ours has no partner."""
+    text = table([row("rove", 0.4, 0.6, 0.9), row("other", 0.3, 0.5)])
+    assert "| other | 0.400 +- 1.271 | +0.100 +- 0.000 | 2 |" in text
+
+
+def test_marks_are_no_rivals() -> None:
+    text = table([row("rove", 0.4), row("other", 0.3), row("best-fixed", 0.8)])
+    assert "| shop | 0.400 | other | 0.300 | 1.333 | +0.100 | 0.800 |" in text
+
+
+def test_the_geometric_mean_has_a_floor_and_says_so() -> None:
+    """Ratios 4 and -1, which counts as .01: sqrt(.04) = .2."""
+    elsewhere = [dataclasses.replace(row("rove", -0.2), environment="news")]
+    elsewhere += [dataclasses.replace(row("other", 0.2), environment="news")]
+    text = table([row("rove", 0.8), row("other", 0.2), *elsewhere])
+    assert "| **geometric mean** | | news counted as 0.01 | | **0.200** | | |" in text
+
+
+def test_a_ratio_to_nothing_is_left_out_of_the_mean_which_says_so() -> None:
+    elsewhere = [dataclasses.replace(row("rove", 0.2), environment="news")]
+    elsewhere += [dataclasses.replace(row("other", 0.0), environment="news")]
+    text = table([row("rove", 0.8), row("other", 0.2), *elsewhere])
+    assert "| **geometric mean** | | over 1 of 2 environments | | **4.000** | | |" in text
 
 
 def test_the_environment_is_what_the_interface_says() -> None:
