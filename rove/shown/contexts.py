@@ -25,7 +25,7 @@ from rove.mixed.contexts import LIMIT, MAX_COMPONENTS, ContextScale
 Array = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 
-MAX_COLUMNS = 64
+MAX_COLUMNS = 128
 MAX_WORD = 64
 """Characters; longer values are texts."""
 LEAST_SHARE = 0.01
@@ -53,9 +53,9 @@ def check_context(context: Context | None) -> None:
                 )
 
 
-def values_of(context: Context | None, slot: int) -> dict[str, float]:
-    """Return the named numbers of a context for an item in a slot."""
-    values: dict[str, float] = {SLOT: math.log1p(slot)}
+def values_of(context: Context | None, slot: int | None) -> dict[str, float]:
+    """Return the named numbers of a context for an item in a slot, or wherever it will be."""
+    values: dict[str, float] = {} if slot is None else {SLOT: math.log1p(slot)}
     if isinstance(context, dict):
         for key, value in context.items():
             if isinstance(value, str):
@@ -82,7 +82,12 @@ class ContextReader:
         return len(self.columns) + self.text_size
 
     @classmethod
-    def fit(cls, values_n: Sequence[dict[str, float]], text_size: int) -> Self:
+    def fit(
+        cls,
+        values_n: Sequence[dict[str, float]],
+        text_size: int,
+        max_columns: int = MAX_COLUMNS,
+    ) -> Self:
         """Choose the columns that occur often enough and vary."""
         counts = Counter(name for values in values_n for name in values)
         least = max(2.0, LEAST_SHARE * len(values_n))
@@ -94,7 +99,7 @@ class ContextReader:
         if len(values_n) == 0:
             return cls(columns=(), mean_N=np.zeros(0), deviation_N=np.zeros(0), text_size=text_size)
         mean_N, deviation_N = np.nanmean(table_nN, 0), np.nanstd(table_nN, 0)
-        varies = np.flatnonzero(deviation_N > 1e-9)[:MAX_COLUMNS]
+        varies = np.flatnonzero(deviation_N > 1e-9)[:max_columns]
         return cls(
             columns=tuple(often[n] for n in varies.tolist()),
             mean_N=mean_N[varies],

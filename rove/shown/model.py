@@ -24,7 +24,7 @@ from rove.mixed.fitting import Catalogue, Prior, default_prior, fit
 from rove.mixed.links import Kind, link_of, predictor
 from rove.mixed.trials import Trials
 from rove.rewards import RewardMap
-from rove.shown.contexts import ContextReader, values_of
+from rove.shown.contexts import MAX_COLUMNS, ContextReader, values_of
 from rove.shown.trials import Trial, trials_of, vector_of
 
 Array = npt.NDArray[np.float64]
@@ -34,6 +34,8 @@ NUM_MAP = 64
 NUM_TASTE = 16
 NUM_FACTORS = 4
 _SWEEPS = 8
+_MAX_FLOATS = 5e7
+"""Of the covariances of all items: the more items, the fewer columns of a context."""
 _GUESS = 0.1
 """The overall mean reward before there are trials."""
 _GUESSED_DEVIATION = 0.5
@@ -188,7 +190,8 @@ def _learn(
     sizes = [len(vector) for vector in vectors_n if vector is not None]
     # Few texts are not worth an encoder's time for every request.
     reads = len(sizes) >= 0.01 * len(trials) and bool(sizes)
-    reader = ContextReader.fit(values_n, sizes[-1] if reads else 0)
+    most = min(MAX_COLUMNS, int(np.sqrt(_MAX_FLOATS / len(text_JG))))
+    reader = ContextReader.fit(values_n, sizes[-1] if reads else 0, most)
     row_nR = reader(values_n, vectors_n)
     scale = reader.scale(row_nR)
     text: dict[str, Any] = {"text_mean_E": mean_E, "text_components_EG": components_EG}

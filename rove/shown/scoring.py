@@ -110,7 +110,7 @@ class ShownScorer(Scores[ShownUser, ShownTaste, None]):
         """Return the users' effects in their requests' contexts."""
         texts = [text_of(request.context) for request in requests]
         read_BR = self._reader(
-            [values_of(request.context, 0) for request in requests],
+            [values_of(request.context, None) for request in requests],
             [None if text is None else vectors.get(text) for text in texts],
         )
         c_BQ = self._scale(read_BR)

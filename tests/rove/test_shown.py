@@ -377,6 +377,7 @@ def test_a_changed_item_keeps_what_was_learnt_and_a_new_one_has_its_promise(shop
     engine.sync()
     engine.refit()
     played(engine, shop, 30, seed=6)
+    engine.sync()
     busy = sorted(view(engine).items._sums[None])[0]
     before = effects(engine)[:, engine.view.index.last_row(busy)]
     number = int(busy.removeprefix("item-"))
