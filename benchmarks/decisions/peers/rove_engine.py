@@ -6,7 +6,9 @@ it is no part of a run unless it is asked for; it shows that what is measured is
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +40,7 @@ class RoveEngine:
     """An engine over a release of nothing but the items' texts."""
 
     def __init__(self, world: World, rng: np.random.Generator, strength: float) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        folder = Path(self._folder.name)
+        folder = Path(tempfile.mkdtemp())
         (folder / "encoder").mkdir()
         self._world = world
         self._clock = _Clock()
@@ -72,6 +73,7 @@ class RoveEngine:
         )
         promote(self._config.releases.path, written.name)
         self._engine = Engine.open(self._config, 0, 1, clock=self._clock)
+        weakref.finalize(self, _remove, self._engine, folder)
         self._num_requests = self._num_trials = 0
         self._next_fit = FIRST_FIT
 
@@ -139,6 +141,11 @@ class RoveEngine:
             self._engine.sync()
             self._engine.refit()
             self._next_fit = max(self._num_trials + 1, int(GROWTH * self._num_trials))
+
+
+def _remove(engine: Engine, folder: Path) -> None:
+    engine.close()
+    shutil.rmtree(folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
