@@ -101,6 +101,8 @@ class RankRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     user_id: Id
     event_id: Id | None = None
     context: Context | None = None
+    """Free text, or numbers and words by key; kept with the decision, and learnt from where
+    `feedback` is `shown`."""
     candidates: Candidates | None = None
     """The whole catalogue when absent."""
     excluded_items: list[Id] = []
@@ -115,10 +117,14 @@ class RankRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
-    """Why an item has its score: the terms sum to the score."""
+    """Why an item has its score: the terms sum to the score.
+
+    Where `feedback` is `shown` and rewards are in [0, 1] or counts, they sum to its log odds or
+    logarithm.
+    """
 
     item_mean: float
-    """The item's own mean, from its text and everybody's interactions."""
+    """The item's own mean, from its text and everybody's interactions, in the request's context."""
     prior: float
     """What the population's taste says before the user did anything."""
     history: dict[str, float]
