@@ -9,7 +9,7 @@ sure they are, `diagnostics` whether to believe them, `formats` and `ledger_log`
 """
 
 from rove.ope.cleaning import clean
-from rove.ope.diagnostics import Diagnostics, diagnose
+from rove.ope.diagnostics import Diagnostics, diagnose, diagnose_slates
 from rove.ope.estimators import (
     Estimate,
     direct,
@@ -57,6 +57,7 @@ __all__ = [
     "confidence_sequence",
     "cross_fitted",
     "diagnose",
+    "diagnose_slates",
     "direct",
     "doubly_robust",
     "empirical_bernstein",

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rove.errors import DataError, shown
-from rove.ope.log import SUM_TOLERANCE, Floats, Ints, Logged, Mask
+from rove.ope.log import SUM_TOLERANCE, Floats, Ints, Logged, Mask, check_shape
 from rove.readers import ReadReport
 
 _NUM_EXAMPLES = 3
@@ -52,6 +52,31 @@ class Tally:
         return report
 
 
+def _check(
+    action_N: Ints,
+    reward_N: Floats,
+    propensity_N: Floats,
+    num_actions: int,
+    logging_NS: Floats | None,
+    features_NF: Floats | None,
+) -> None:
+    """Raise `DataError` if columns do not belong together: nothing could be left out by row."""
+    n = len(action_N)
+    if n == 0:
+        raise DataError("the log has no decisions; read another file or loosen its filter")
+    if action_N.dtype.kind not in "iu":
+        raise DataError(
+            f"actions must be whole numbers, got {action_N.dtype}; number the actions, -1 for none"
+        )
+    check_shape("action_N", action_N, (n,))
+    check_shape("reward_N", reward_N, (n,))
+    check_shape("propensity_N", propensity_N, (n,))
+    if logging_NS is not None:
+        check_shape("logging_NS", logging_NS, (n, num_actions))
+    if features_NF is not None:
+        check_shape("features_NF", features_NF, (n, features_NF.shape[-1]))
+
+
 def clean(
     *,
     action_N: Ints,
@@ -64,6 +89,7 @@ def clean(
     path: str = "log",
 ) -> tuple[Logged, Mask, ReadReport]:
     """Return the usable rows, which rows they are (N,), and a report; NaN stands for missing."""
+    _check(action_N, reward_N, propensity_N, num_actions, logging_NS, features_NF)
     if np.isnan(propensity_N).all():
         raise DataError(
             f"{path} has no propensities, got {len(propensity_N):,} rows without; without the "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rove.ope.log import Floats, Log
+from rove.ope.log import Floats, Log, SlateLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +61,23 @@ class Diagnostics:
 
 def diagnose(log: Log) -> Diagnostics:
     """Return the diagnostics of a log beside its evaluation policy."""
-    weight_N = log.weight_N
-    total, n = float(weight_N.sum()), len(weight_N)
-    squares = float(np.square(weight_N).sum())
     unlogged = unsupported = None
     if log.evaluation.ndim == 2:
         logged_S = np.bincount(log.action_N, minlength=log.num_actions) > 0
         unlogged = _mass(log.evaluation * ~logged_S)
         if log.logging_NS is not None:
             unsupported = _mass(log.evaluation * (log.logging_NS <= 0))
+    return _of_weights(log.weight_N, unlogged, unsupported)
+
+
+def diagnose_slates(log: SlateLog) -> Diagnostics:
+    """Return the diagnostics of whole slates: their weights are the products over the slots."""
+    return _of_weights(log.weight_NK.prod(1), None, None)
+
+
+def _of_weights(weight_N: Floats, unlogged: float | None, unsupported: float | None) -> Diagnostics:
+    total, n = float(weight_N.sum()), len(weight_N)
+    squares = float(np.square(weight_N).sum())
     return Diagnostics(
         num_rows=n,
         effective_rows=total**2 / squares if squares > 0 else 0.0,

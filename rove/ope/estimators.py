@@ -60,6 +60,8 @@ def ips(log: Log, clip: float | None = None) -> Estimate:
     Horvitz & Thompson 1952; Strehl et al. 2010. Unclipped it is unbiased and its variance grows
     with the largest weights; a clip trades that for a bias towards zero.
     """
+    if clip is not None:
+        _check_dial("clip", clip)
     low, high = log.reward_range
     limits = [one for one in (log.max_weight, clip) if one is not None and np.isfinite(one)]
     bounds = None
@@ -128,6 +130,7 @@ def switch_doubly_robust(log: Log, threshold: float) -> Estimate:
     DR and the direct method's bias there. The threshold: `rove.ope.tuning`.
     """
     residual_N, value_N = _values(log)
+    _check_dial("threshold", threshold)
     weight_N = np.where(log.weight_N <= threshold, log.weight_N, 0.0)
     return Estimate(name="SWITCH-DR", term_N=value_N + weight_N * residual_N)
 
@@ -139,6 +142,7 @@ def shrunk_doubly_robust(log: Log, shrinkage: float) -> Estimate:
     the direct method (0) and DR (infinity) without SWITCH's jump: large weights cause bias instead
     of variance. The shrinkage: `rove.ope.tuning`.
     """
+    _check_dial("shrinkage", shrinkage)
     residual_N, value_N = _values(log)
     weight_N = log.weight_N
     if np.isfinite(shrinkage):
@@ -200,3 +204,8 @@ def _positive(name: str, weight_N: Floats) -> None:
             f"{name} has no row to use: the evaluation policy takes none of the logged actions; "
             "evaluate a policy that overlaps with the logging policy"
         )
+
+
+def _check_dial(name: str, value: float) -> None:
+    if not value >= 0.0:
+        raise DataError(f"{name} must be a number of at least 0, got {value}; see rove.ope.tuning")

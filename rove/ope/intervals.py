@@ -18,7 +18,7 @@ from scipy import stats
 
 from rove.errors import DataError
 from rove.ope.estimators import Estimate
-from rove.ope.log import Floats
+from rove.ope.log import Floats, check_level
 
 Kind = Literal["percentile", "bca", "studentised", "normal"]
 
@@ -49,6 +49,12 @@ def bootstrap(
     - studentised: quantiles of (value* - value) / error*, times the error (Hall 1988).
     - normal: value +- 1.96 standard errors for 95 %; draws nothing.
     """
+    check_level(level)
+    if not estimates or draws < 2:
+        raise DataError(
+            f"the bootstrap needs an estimate and at least 2 draws, got {len(estimates)} estimates "
+            f"and {draws} draws; 1,000 draws are usual"
+        )
     if kind == "normal":
         return [_normal(one, level) for one in estimates]
     return from_draws(estimates, *resample(estimates, rng, draws), kind=kind, level=level)
@@ -63,6 +69,7 @@ def from_draws(
     level: float = 0.95,
 ) -> list[Interval]:
     """Return the intervals from what `resample` returned."""
+    check_level(level)
     return [
         _normal(one, level)
         if kind == "normal"
@@ -150,6 +157,7 @@ def empirical_bernstein(one: Estimate, *, level: float = 0.95) -> Interval:
 
     It holds at every N for terms within known bounds, so it is wide where weights can be large.
     """
+    check_level(level)
     if one.denominator_N is not None:
         raise DataError(
             f"empirical Bernstein needs a mean of independent terms, got the ratio {one.name}; "

@@ -49,7 +49,7 @@ class Logged:
             raise DataError(
                 f"actions must be whole numbers, got {self.action_N.dtype}; number the actions"
             )
-        for name in ("reward_N", "propensity_N"):
+        for name in ("action_N", "reward_N", "propensity_N"):
             check_shape(name, getattr(self, name), (n,))
         if self.features_NF is not None:
             check_shape("features_NF", self.features_NF, (n, self.features_NF.shape[-1]))
@@ -118,9 +118,18 @@ class Log(Logged):
             refuse("predictions that are no finite numbers", ~_rows(np.isfinite(self.q_NS)))
         if self.category_S is not None:
             check_shape("category_S", self.category_S, (s,))
+            if self.category_S.dtype.kind not in "iu":
+                raise DataError(
+                    f"categories must be whole numbers, got {self.category_S.dtype}; number them"
+                )
             if self.category_S.min() < 0:
                 raise DataError(f"categories start at 0, got {self.category_S.min()}; number them")
         if self.max_weight is not None:
+            if not 0 < self.max_weight < np.inf:
+                raise DataError(
+                    f"max_weight must be a number above 0, got {self.max_weight}; leave it out if "
+                    "weights have no bound"
+                )
             above_N = self.weight_N > self.max_weight * (1 + SUM_TOLERANCE)
             refuse(f"a weight above max_weight {self.max_weight:g}", above_N, self.weight_N)
 
@@ -150,10 +159,10 @@ class SlateLog:
 
     def __post_init__(self) -> None:
         """Raise `DataError` unless every row can be used."""
-        if self.reward_NK.ndim != 2 or len(self.reward_NK) == 0:
+        if self.reward_NK.ndim != 2 or self.reward_NK.size == 0:
             raise DataError(
-                f"reward_NK must be (N, K) with N > 0, got the shape {self.reward_NK.shape}; "
-                "give one row a slate"
+                "reward_NK must be (N, K) with N > 0 and K > 0, got the shape "
+                f"{self.reward_NK.shape}; give one row a slate"
             )
         shape = self.reward_NK.shape
         for name in ("propensity_NK", "evaluation_NK", "q_NK", "v_NK"):
@@ -187,8 +196,11 @@ def check_shape(name: str, values: npt.NDArray[np.generic], shape: tuple[int, ..
 def check_rewards(rewards: Floats, bounds: tuple[float, float]) -> None:
     """Raise `DataError` unless all rewards are numbers within `bounds`."""
     low, high = bounds
-    if not low < high:
-        raise DataError(f"reward_range must be (low, high) with low < high, got {bounds}; swap it")
+    if not -np.inf < low < high < np.inf:
+        raise DataError(
+            f"reward_range must be (low, high) with low < high, got {bounds}; give what no reward "
+            "can leave"
+        )
     refuse("a reward that is no finite number", ~_rows(np.isfinite(rewards)), rewards)
     inside = (rewards >= low) & (rewards <= high)
     what = f"a reward outside reward_range [{low:g}, {high:g}]"
@@ -207,6 +219,12 @@ def check_distribution(name: str, probability_NS: Floats) -> None:
     sum_N = probability_NS.sum(1)
     off_N = np.abs(sum_N - 1) > SUM_TOLERANCE
     refuse(f"{name} probabilities that do not sum to one", off_N, sum_N)
+
+
+def check_level(level: float) -> None:
+    """Raise `DataError` unless a confidence level is in (0, 1)."""
+    if not 0.0 < level < 1.0:
+        raise DataError(f"a confidence level is between 0 and 1, got {level}; 0.95 is usual")
 
 
 def refuse(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rove.errors import DataError
 from rove.ope.log import Floats, Ints, Logged
 
 _RIDGES = np.geomspace(1e-1, 1e4, 11)
@@ -20,6 +21,8 @@ _KMEANS_STEPS = 50
 
 def cross_fitted(logged: Logged, rng: np.random.Generator, *, folds: int = 5) -> Floats:
     """Return q_NS, each fold predicted by a model of the others (Chernozhukov et al. 2018)."""
+    if folds < 2:
+        raise DataError(f"cross-fitting needs at least 2 folds, got {folds}; 5 are usual")
     n = len(logged.action_N)
     fold_N = rng.permutation(n) % min(folds, n)
     x_NF = _extended(logged)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rove.errors import DataError
-from rove.ope.log import Floats, Ints, Log, check_shape
+from rove.ope.log import Floats, Ints, Log, check_level, check_shape
 
 TOP = 0.9
 """The largest share of the capital a row can lose; 1 could lose everything at once."""
@@ -93,6 +93,7 @@ def confidence_sequence(
     `q_NS` are predictions as the module demands them; the running mean of the rewards when absent.
     Bets are tuned to be tightest after `horizon` rows, the log's own number when absent.
     """
+    check_level(level)
     n = len(log.action_N)
     low, high = log.reward_range
     reward_N = (log.reward_N - low) / (high - low)

@@ -28,6 +28,7 @@ import numpy as np
 from rove.choosing import Chooser, Floats, Indices, Open, Policy, Source, one_hot, penalised
 from rove.errors import DataError
 from rove.ope.log import Floats as Doubles
+from rove.ope.log import refuse
 from rove.slates import Penalty
 from rove.thompson import MixtureChooser
 
@@ -67,7 +68,7 @@ def under_policy(
     `chosen_NK`: places among the candidates, `EMPTY` where nothing was sampled. `open_NS`: None
     when all candidates are. `rngs`: one generator per slate, or one for all.
     """
-    _check(mean_NS, chosen_NK, open_NS)
+    _check(mean_NS, deviation_NS, chosen_NK, open_NS)
     num, num_slots = chosen_NK.shape
     open_NS = np.ones(mean_NS.shape, bool) if open_NS is None else open_NS.copy()
     chooser = policy.start(mean_NS, deviation_NS, rngs)
@@ -160,9 +161,15 @@ def marginals(
     return marginal_NKS
 
 
-def _check(mean_NS: Floats, chosen_NK: Indices, open_NS: Open | None) -> None:
+def _check(mean_NS: Floats, deviation_NS: Floats, chosen_NK: Indices, open_NS: Open | None) -> None:
     """Raise `DataError` unless every logged slot is an open candidate of its own."""
     num, num_candidates = mean_NS.shape
+    usable_NS = np.isfinite(mean_NS) & np.isfinite(deviation_NS) & (deviation_NS >= 0.0)
+    if open_NS is not None:
+        usable_NS |= ~open_NS
+    refuse(
+        "scores that are no finite numbers, or a deviation below 0", np.asarray(~usable_NS.all(1))
+    )
     if chosen_NK.ndim != 2 or len(chosen_NK) != num:
         raise DataError(
             f"chosen_NK must have a row for each of {num} slates, got the shape "

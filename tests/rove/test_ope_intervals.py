@@ -15,13 +15,16 @@ from rove.ope import (
     Logged,
     bootstrap,
     confidence_sequence,
+    cross_fitted,
     doubly_robust,
     empirical_bernstein,
     ips,
     least_error,
     predicted_ahead,
+    shrunk_doubly_robust,
     slope,
     snips,
+    switch_doubly_robust,
     tuned_ips,
     tuned_shrinkage,
     tuned_switch,
@@ -231,3 +234,35 @@ def test_tuned_estimators_stay_with_the_unbiased_one_on_much_data() -> None:
     for tuned in (tuned_ips(log), tuned_switch(log), tuned_shrinkage(log)):
         assert abs(tuned.value - TRUTH) < 4 * doubly_robust(log).standard_error
         assert tuned.bounds is None
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 95.0, float("nan")])
+def test_levels_outside_zero_and_one_are_refused(level: float) -> None:
+    one, rng = fixed("x", 0.0, 1.0), np.random.default_rng(0)
+    message = re.escape(f"a confidence level is between 0 and 1, got {level}")
+    with pytest.raises(DataError, match=message):
+        bootstrap([one], rng, level=level)
+    with pytest.raises(DataError, match=message):
+        empirical_bernstein(one, level=level)
+    with pytest.raises(DataError, match=message):
+        confidence_sequence(simulated(20, rng), level=level)
+
+
+def test_a_bootstrap_of_nothing_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(DataError, match=re.escape("got 0 estimates and 1000 draws")):
+        bootstrap([], rng)
+    with pytest.raises(DataError, match=re.escape("got 1 estimates and 0 draws")):
+        bootstrap([fixed("x", 0.0, 1.0)], rng, draws=0)
+
+
+def test_dials_that_are_no_numbers_are_refused() -> None:
+    log = simulated(20, np.random.default_rng(0))
+    with pytest.raises(DataError, match=re.escape("clip must be a number of at least 0, got nan")):
+        ips(log, float("nan"))
+    with pytest.raises(DataError, match=re.escape("threshold must be a number of at least 0")):
+        switch_doubly_robust(log, -1.0)
+    with pytest.raises(DataError, match=re.escape("shrinkage must be a number of at least 0")):
+        shrunk_doubly_robust(log, float("nan"))
+    with pytest.raises(DataError, match=re.escape("at least 2 folds, got 1")):
+        cross_fitted(log, np.random.default_rng(0), folds=1)

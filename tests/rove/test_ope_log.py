@@ -14,6 +14,7 @@ from rove.ope import (
     clean,
     cross_fitted,
     diagnose,
+    diagnose_slates,
     evaluate,
     predicted_ahead,
 )
@@ -33,6 +34,8 @@ def logged(**changes: object) -> Logged:
     ("changes", "message"),
     [
         ({"action_N": np.array([], dtype=int)}, "the log has no decisions"),
+        ({"action_N": np.zeros((3, 1), int)}, "action_N must have the shape (3,), got (3, 1)"),
+        ({"reward_range": (0.0, np.inf)}, "reward_range must be (low, high) with low < high"),
         ({"action_N": np.array([0.0, 1.0, 1.0])}, "actions must be whole numbers, got float64"),
         ({"action_N": np.array([0, 1, 2])}, "1 of 3 rows have an action outside 0..1; the first"),
         ({"reward_N": np.zeros(2)}, "reward_N must have the shape (3,), got (2,)"),
@@ -68,6 +71,10 @@ def test_an_evaluation_policy_that_breaks_a_rule_is_refused() -> None:
         logged().under(good, q_NS=np.full((3, 2), np.inf))
     with pytest.raises(DataError, match=re.escape("category_S must have the shape (2,)")):
         logged().under(good, category_S=np.array([0, 1, 1]))
+    with pytest.raises(DataError, match=re.escape("categories must be whole numbers, got float")):
+        logged().under(good, category_S=np.array([0.0, 1.0]))
+    with pytest.raises(DataError, match=re.escape("max_weight must be a number above 0, got nan")):
+        logged().under(good, max_weight=np.nan)
     with pytest.raises(DataError, match=re.escape("a weight above max_weight 1.5; the first is")):
         logged().under(good, max_weight=1.5)
 
@@ -76,6 +83,12 @@ def test_a_slate_log_that_breaks_a_rule_is_refused() -> None:
     ones, halves = np.ones((2, 2)), np.full((2, 2), 0.5)
     with pytest.raises(DataError, match=re.escape("reward_NK must be (N, K) with N > 0")):
         SlateLog(reward_NK=np.ones(2), propensity_NK=ones, evaluation_NK=ones)
+    with pytest.raises(DataError, match=re.escape("K > 0, got the shape (2, 0)")):
+        SlateLog(reward_NK=ones[:, :0], propensity_NK=ones[:, :0], evaluation_NK=ones[:, :0])
+    with pytest.raises(
+        DataError, match=re.escape("2 of 2 rows have a reward outside reward_range")
+    ):
+        SlateLog(reward_NK=3 * ones, propensity_NK=ones, evaluation_NK=ones)
     with pytest.raises(DataError, match=re.escape("q_NK and v_NK go together")):
         SlateLog(reward_NK=ones, propensity_NK=ones, evaluation_NK=ones, q_NK=ones)
     with pytest.raises(DataError, match=re.escape("2 of 2 rows have a propensity outside (0, 1]")):
@@ -134,6 +147,49 @@ def test_a_log_without_propensities_is_refused() -> None:
             propensity_N=np.full(2, np.nan),
             num_actions=1,
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action_N": np.zeros(0, int)}, "the log has no decisions"),
+        ({"action_N": np.array([0.0, np.nan])}, "actions must be whole numbers, got float64"),
+        ({"reward_N": np.zeros(3)}, "reward_N must have the shape (2,), got (3,)"),
+        ({"propensity_N": np.ones((2, 1))}, "propensity_N must have the shape (2,), got (2, 1)"),
+        ({"logging_NS": np.ones((2, 3))}, "logging_NS must have the shape (2, 1), got (2, 3)"),
+        ({"features_NF": np.ones((1, 4))}, "features_NF must have the shape (2, 4), got (1, 4)"),
+    ],
+)
+def test_columns_that_do_not_belong_together_are_refused(
+    changes: dict[str, object], message: str
+) -> None:
+    fields: dict[str, object] = {
+        "action_N": np.array([0, 0]),
+        "reward_N": np.zeros(2),
+        "propensity_N": np.ones(2),
+        "num_actions": 1,
+    }
+    with pytest.raises(DataError, match=re.escape(message)):
+        clean(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_diagnostics_of_slates_are_those_of_whole_slates() -> None:
+    """Weights 2 * 1 and .5 * 1: 2.5^2 / 4.25 effective rows; a mean far from 1 is spoken of."""
+    ones = np.ones((2, 2))
+    log = SlateLog(
+        reward_NK=ones,
+        propensity_NK=np.array([[0.25, 1.0], [0.5, 1.0]]),
+        evaluation_NK=np.array([[0.5, 1.0], [0.25, 1.0]]),
+    )
+    found = diagnose_slates(log)
+    assert found.effective_rows == pytest.approx(2.5**2 / 4.25)
+    assert found.mean_weight == 1.25 and found.unlogged_mass is None
+    many = SlateLog(
+        reward_NK=np.ones((500, 1)),
+        propensity_NK=np.full((500, 1), 0.25),
+        evaluation_NK=np.full((500, 1), 0.5),
+    )
+    assert any("weights average 2.000" in line for line in diagnose_slates(many).advice())
 
 
 def test_a_log_without_a_usable_row_is_refused_with_the_reasons() -> None:

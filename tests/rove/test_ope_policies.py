@@ -482,6 +482,22 @@ def test_marginals_add_up_all_slates(name: str, limit: int) -> None:
     assert found_NKS.sum(2) == pytest.approx(np.ones((1, 3)))
 
 
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    for mean, deviation in ((np.nan, 1.0), (0.0, np.inf), (0.0, -1.0)):
+        with pytest.raises(
+            DataError, match=re.escape("1 of 1 rows have scores that are no finite")
+        ):
+            under_policy(
+                EVERY["softmax"],
+                np.full((1, 3), mean),
+                np.full((1, 3), deviation),
+                None,
+                np.array([[0]]),
+                np.random.default_rng(0),
+                max_explore_slots=1,
+            )
+
+
 def test_marginals_of_too_many_ways_are_refused() -> None:
     with pytest.raises(DataError, match=re.escape("filled in 9,900 ways before the last")):
         marginals(
