@@ -123,6 +123,10 @@ class Planted:
         """Return nothing of use; the tests count `shown_best`."""
         return 0.0, 1.0
 
+    def counted_B2(self) -> Floats:
+        """Return nothing of use either."""
+        return np.zeros((self.batch_size, 2))
+
     def item_values_J(self) -> Floats:
         """Return what was planted."""
         return self._value_J

@@ -2,13 +2,15 @@
 
 python -m benchmarks.decisions --data FOLDER
 
-Without --data only the shop is played. Finished runs are kept in --out and not played again.
+Without --data only the shop is played. Finished runs are kept in --out and not played again. What
+`benchmarks.decisions.text` and `benchmarks.decisions.ceiling` left in --out joins the tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -26,6 +28,14 @@ from benchmarks.decisions.playing import (
 )
 from benchmarks.decisions.tables import Row, plot, table
 
+ALSO = {
+    "text": "With and without text",
+    "ceiling": "What is reachable",
+}
+"""Tables of other commands, by file, with their titles."""
+ONLY_ASKED = ("rove-engine",)
+"""Peers that play only when --peers names them: they show something else."""
+
 
 def main() -> None:
     """Run the benchmark."""
@@ -42,11 +52,11 @@ def main() -> None:
     given = parser.parse_args()
     folders = tuple((name, folder) for name, _, folder in (s.partition("=") for s in given.set))
     sources = Sources(data=given.data, cache=Path("outputs/bench-cache"), folders=folders)
-    chosen, lacking = known_peers()
+    known, lacking = known_peers()
     for name, reason in lacking.items():
         print(f"peers/{name} is left out: {reason}")
-    if given.peers:
-        chosen = {name: chosen[name] for name in _known(given.peers, list(chosen), "peer")}
+    asked = _known(given.peers, list(known), "peer") if given.peers else _usual(known)
+    chosen = {name: known[name] for name in asked}
     all_names = names_of(environments)
     wanted = (
         _known(given.environments, all_names, "environment") if given.environments else all_names
@@ -74,11 +84,23 @@ def main() -> None:
     text = (
         f"{date.today().isoformat()}, `python -m benchmarks.decisions {' '.join(sys.argv[1:])}`; "
         f"{given.seeds} seeds, tuned on {given.dev_seeds} others\n\n{table(rows)}\n"
-    )
+    ) + "".join(_also(given.out))
     for path in filter(None, (given.out / "decisions.md", given.write)):
         path.write_text(text, "utf-8")
     plot(rows, given.out / "decisions.png")
     print(text)
+
+
+def _usual(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name not in ONLY_ASKED]
+
+
+def _also(folder: Path) -> Iterator[str]:
+    """Yield the tables that other commands left in the folder."""
+    for name, title in ALSO.items():
+        path = folder / f"{name}.md"
+        if path.exists():
+            yield f"\n## {title}\n\n{path.read_text('utf-8')}"
 
 
 def _known(names: str, known: list[str], what: str) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +98,10 @@ class Run(Protocol):
         """
         ...
 
+    def counted_B2(self) -> Floats:
+        """Return the same for each request of the last batch: uniform, best."""
+        ...
+
     def item_values_J(self) -> Floats | None:
         """Return each item's mean value where it can be chosen; None: items do not stay."""
         ...
@@ -137,9 +141,15 @@ class Informed(Protocol):
 class Peer(Protocol):
     """A kind of agent with the settings that tuning may choose from."""
 
-    name: str
-    grid: tuple[dict[str, object], ...]
-    """Settings to choose from on the development seeds: at most 6."""
+    @property
+    def name(self) -> str:
+        """Names it in results and tables."""
+        ...
+
+    @property
+    def grid(self) -> tuple[dict[str, Any], ...]:
+        """Settings to choose from on the development seeds: at most 6."""
+        ...
 
     def fits(self, world: World) -> bool:
         """Say whether it can play this world at all."""

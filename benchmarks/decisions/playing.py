@@ -92,9 +92,13 @@ def world_of(name: str, sources: Sources) -> World:
 
 
 def play(job: Job, sources: Sources) -> Played:
+    """Play one run of a peer that is known by its name."""
+    return play_with(known_peers()[0][job.peer], job, sources)
+
+
+def play_with(peer: Peer, job: Job, sources: Sources) -> Played:
     """Play one run."""
-    environment, peer = environment_of(job.environment, sources), known_peers()[0][job.peer]
-    run = environment.open(job.seed)
+    run = environment_of(job.environment, sources).open(job.seed)
     num_requests = job.part * run.world.num_requests
     begun = time.perf_counter()
     earned, asked = 0.0, 0

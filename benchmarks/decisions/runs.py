@@ -27,6 +27,15 @@ from benchmarks.decisions.interface import (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """Every reward that a run could have shown, for what looks at it in hindsight."""
+
+    users_N: Ints
+    items_N: Ints
+    reward_N: Floats
+
+
 class Counted:
     """A run that counts what uniform and the best choice earn."""
 
@@ -36,6 +45,17 @@ class Counted:
         self.world = world
         self.random = 0.0
         self.oracle = 0.0
+        self._counted = np.zeros((0, 2))
+
+    def count(self, random_B: Floats, oracle_B: Floats) -> None:
+        """Add what uniform and the best choice earn in the requests of a batch."""
+        self.random += float(random_B.sum())
+        self.oracle += float(oracle_B.sum())
+        self._counted = np.column_stack([random_B, oracle_B])
+
+    def counted_B2(self) -> Floats:
+        """Return what uniform and the best choice earn in each request of the last batch."""
+        return self._counted
 
     def totals(self) -> tuple[float, float]:
         """Return what uniform choice and the best choice earn so far, in expectation."""
@@ -73,7 +93,9 @@ class Table(Counted):
         )
         self._values_RA = values_RA
         self._rewards_RA = rewards_RA
-        self._context_RQ = None if context_RQ is None else context_RQ.astype(np.float32)
+        self._context_RQ: Vectors | None = (
+            None if context_RQ is None else context_RQ.astype(np.float32)
+        )
         self._batch_size = batch_size
         self._rows = slice(0, 0)
 
@@ -94,13 +116,16 @@ class Table(Counted):
         """Return the chosen items' rewards and values."""
         values_BA = self._values_RA[self._rows]
         rewards_BA = self._rewards_RA[self._rows]
-        self.random += float(values_BA.mean(1).sum())
-        self.oracle += float(values_BA.max(1).sum())
+        self.count(values_BA.mean(1), values_BA.max(1))
         items_BK = choice.items(batch)
         return Feedback(
             reward_BK=np.take_along_axis(rewards_BA, items_BK, 1),
             value_BK=np.take_along_axis(values_BA, items_BK, 1),
         )
+
+    def table(self) -> tuple[Floats, Vectors | None]:
+        """Return rewards and contexts of all requests, for what looks at them in hindsight."""
+        return self._rewards_RA, self._context_RQ
 
     def item_values_J(self) -> Floats:
         """Return the mean value of each item."""
@@ -195,11 +220,19 @@ class Sessions(Counted):
         users_B, positions_B = batch.users_B, choice.positions_BK[:, 0]
         assert self._open_UN[users_B, positions_B].all(), "an agent showed a closed item"
         self._open_UN[users_B, positions_B] = False
-        self.random += float(self._means_U[users_B].sum())
-        self.oracle += float(self._best_UN[users_B, self._steps_U[users_B]].sum())
+        self.count(self._means_U[users_B], self._best_UN[users_B, self._steps_U[users_B]])
         self._steps_U[users_B] += 1
         reward_BK = self._rewards_UN[users_B, positions_B][:, None]
         return Feedback(reward_BK=reward_BK, value_BK=reward_BK)
+
+    def known(self) -> Known:
+        """Return the rewards of all users' items."""
+        num_users, num_items = self._items_UN.shape
+        return Known(
+            users_N=np.repeat(np.arange(num_users), num_items),
+            items_N=self._items_UN.ravel(),
+            reward_N=self._rewards_UN.ravel(),
+        )
 
     def item_values_J(self) -> Floats:
         """Return the mean reward of each item over the users who may be shown it."""

@@ -64,14 +64,17 @@ class Stream(Counted):
                 open_BS=np.ones((BATCH_SIZE, len(items)), dtype=np.bool_),
                 context_BQ=None,
             )
-            mean, best = self._rates_J[items].mean(), self._rates_J[items].max()
             for self._at in range(0, NUM_VISITORS, BATCH_SIZE):
                 yield batch
-                self.random += BATCH_SIZE * float(mean)
-                self.oracle += BATCH_SIZE * float(best)
+
+    def rates(self) -> tuple[list[Ints], Floats]:
+        """Return the tests' items and the items' rates, for what knows them in hindsight."""
+        return self._items_of, self._rates_J
 
     def feedback(self, batch: Batch, choice: Choice) -> Feedback:
         """Return clicks, and the click rates as values."""
+        rate_BS = self._rates_J[batch.candidates_BS]
+        self.count(rate_BS.mean(1), rate_BS.max(1))
         value_BK = self._rates_J[choice.items(batch)]
         luck_B1 = self._luck_V[self._at : self._at + BATCH_SIZE, None]
         return Feedback(reward_BK=(luck_B1 < value_BK).astype(np.float64), value_BK=value_BK)

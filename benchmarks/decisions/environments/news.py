@@ -43,9 +43,8 @@ class Replay(Table):
     def feedback(self, batch: Batch, choice: Choice) -> Feedback:
         """Return the click where the choice is the log's, else NaN."""
         reward_BK = np.take_along_axis(self._rewards_RA[self._rows], choice.items(batch), 1)
-        num_observed = int(np.isfinite(reward_BK).sum())
-        self.random += num_observed * self._mean
-        self.oracle += num_observed
+        observed_B = np.isfinite(reward_BK[:, 0]).astype(np.float64)
+        self.count(self._mean * observed_B, observed_B)
         return Feedback(reward_BK=reward_BK, value_BK=reward_BK)
 
     def item_values_J(self) -> Floats:

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.decisions.data import SHOP, Sources, read, texts_of
 from benchmarks.decisions.interface import Batch, Choice, Feedback, Floats, Ints, Vectors, World
-from benchmarks.decisions.runs import Counted, batch_starts, mean_by_item
+from benchmarks.decisions.runs import Counted, Known, batch_starts, mean_by_item
 
 NUM_INVOICES = 1_500
 NUM_CANDIDATES = 200
@@ -66,10 +66,17 @@ class Invoices(Counted):
     def feedback(self, batch: Batch, choice: Choice) -> Feedback:
         """Return 1 for what was bought."""
         bought_BS = self._bought_RS[self._rows]
-        self.random += NUM_SLOTS * float(bought_BS.mean(1).sum())
-        self.oracle += float(np.minimum(bought_BS.sum(1), NUM_SLOTS).sum())
+        self.count(NUM_SLOTS * bought_BS.mean(1), np.minimum(bought_BS.sum(1), NUM_SLOTS))
         reward_BK = np.take_along_axis(bought_BS, choice.positions_BK, 1)
         return Feedback(reward_BK=reward_BK, value_BK=reward_BK)
+
+    def known(self) -> Known:
+        """Return what was bought of all candidates."""
+        return Known(
+            users_N=np.repeat(self._users_R, NUM_CANDIDATES),
+            items_N=self._candidates_RS.ravel(),
+            reward_N=self._bought_RS.ravel(),
+        )
 
     def item_values_J(self) -> Floats:
         """Return how often each product is bought when it is a candidate."""
