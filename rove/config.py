@@ -125,12 +125,40 @@ class DiversitySection(Section):
     scores, so that it means the same for every kind of reward."""
 
 
+class RegulationSection(Section):
+    """How a regulated policy finds its strength; see `rove.regulation`."""
+
+    strengths: tuple[NonNegative, ...] = (0.0, 0.125, 0.25, 0.5, 1.0)
+    """What it may choose from, rising from 0 (greedy)."""
+    baseline: NonNegative = 0.25
+    """The one of them that has to be beaten."""
+    segment: str | None = None
+    """Key of the context whose values are segments with strengths of their own; one for all when
+    absent."""
+    block_s: Positive | None = None
+    """How long a segment keeps a strength before another draw; an hour, or half of the rewards'
+    wait if that is longer."""
+    trial_share: Share = 0.1
+    """Of the blocks, for other strengths than the leading one."""
+    budget: Share = 0.01
+    """Share of the mean reward that trials may give up."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if list(self.strengths) != sorted({0.0, *self.strengths}):
+            raise ValueError(f"strengths must rise from 0, got {list(self.strengths)}")
+        if self.baseline not in self.strengths:
+            raise ValueError(f"baseline must be one of {list(self.strengths)}, got {self.baseline}")
+        return self
+
+
 class PolicySection(Section):
     """How much to explore, and how."""
 
-    kind: Literal["greedy", "epsilon_greedy", "softmax", "ucb", "thompson", "top_two", "igw"] = (
-        "thompson"
-    )
+    kind: Literal[
+        "greedy", "epsilon_greedy", "softmax", "ucb", "thompson", "top_two", "igw", "regulated"
+    ] = "thompson"
+    """regulated: Thompson sampling whose strength is found online, by what exploring earned."""
     strength: NonNegative = 0.25
     """thompson, top_two, ucb: multiple of the posterior standard deviation (a temperature)."""
     epsilon: Share = 0.05
@@ -149,6 +177,8 @@ class PolicySection(Section):
     """At most this many slots of a slate may differ from the greedy choice."""
     shortlist: Annotated[int, Field(ge=1)] = 64
     """Larger candidate sets are cut to this many by optimistic score before the policy chooses."""
+    regulation: RegulationSection = RegulationSection()
+    """regulated: between which strengths, and how."""
     diversity: DiversitySection = DiversitySection()
 
 

@@ -55,6 +55,8 @@ class _Candidates(Generic[User, Taste]):
     num_candidates: int
     digest: str
     num_slots: int
+    strength: float
+    """Multiplies the deviations."""
 
 
 class Decider(Generic[User, Taste, Part]):
@@ -76,6 +78,7 @@ class Decider(Generic[User, Taste, Part]):
         self._optimism = {
             "ucb": section.strength,
             "thompson": _OPTIMISM * section.strength,
+            "regulated": _OPTIMISM,
         }.get(section.kind, 0.0)
 
     def decide(
@@ -85,10 +88,15 @@ class Decider(Generic[User, Taste, Part]):
         seeds: Sequence[int],
         now_s: float,
         vectors: TextVectors,
+        strengths: Sequence[float] | None = None,
     ) -> list[Choice | RoveError]:
-        """Return a choice, or what is wrong with the request, for each request."""
+        """Return a choice, or what is wrong with the request, for each request.
+
+        `strengths`: of each request's exploring, for a regulated policy.
+        """
+        strengths = [1.0] * len(requests) if strengths is None else strengths
         tastes = self._scorer.tastes(users, requests, vectors, now_s)
-        retrieved = self._retrieved(requests, users, tastes, seeds)
+        retrieved = self._retrieved(requests, users, tastes, seeds, strengths)
         part, catalogue_BJ = self._catalogue_means(requests, tastes, retrieved)
         results: list[Choice | RoveError | None] = [None] * len(requests)
         found: list[tuple[int, _Candidates[User, Taste]]] = []
@@ -102,6 +110,7 @@ class Decider(Generic[User, Taste, Part]):
                     catalogue_BJ.get(number),
                     retrieved.get(number),
                     vectors,
+                    strengths[number],
                 )
             except RoveError as error:
                 results[number] = error
@@ -131,6 +140,7 @@ class Decider(Generic[User, Taste, Part]):
         users: Sequence[User],
         tastes: Sequence[Taste],
         seeds: Sequence[int],
+        strengths: Sequence[float],
     ) -> dict[int, Rows]:
         """Return the rows to look at of the requests that the release's index can answer."""
         if self._retriever is None:
@@ -141,9 +151,8 @@ class Decider(Generic[User, Taste, Part]):
         for n in whole:
             closed = np.unique(self._closed(requests[n], users[n]))
             size = max(self._section.shortlist, 2 * requests[n].k)
-            found = self._retriever.rows(
-                users[n], tastes[n], closed, size, self._optimism, seeds[n]
-            )
+            optimism = self._optimism * strengths[n]
+            found = self._retriever.rows(users[n], tastes[n], closed, size, optimism, seeds[n])
             if found is not None:
                 retrieved[n] = np.union1d(found, np.setdiff1d(side, closed, assume_unique=True))
         return retrieved
@@ -174,17 +183,19 @@ class Decider(Generic[User, Taste, Part]):
         catalogue_J: Vectors | None,
         retrieved: Rows | None,
         vectors: TextVectors,
+        strength: float,
     ) -> _Candidates[User, Taste]:
         closed = self._closed(request, user)
+        optimism = self._optimism * strength
         if retrieved is not None:
-            rows, mean_n = self._cut(retrieved, part, user, taste, request.k)
+            rows, mean_n = self._cut(retrieved, part, user, taste, request.k, optimism)
             num_open = self._index.num_active - int(self._index.active[np.unique(closed)].sum())
             digest = f"catalogue-{len(self._index)}"
         elif request.candidates is None:
             if catalogue_J is None:
                 catalogue_J = np.zeros(0, np.float32)
             rows, mean_n, num_open = self._shortlist(
-                catalogue_J, closed, part, user, taste, request.k
+                catalogue_J, closed, part, user, taste, request.k, optimism
             )
             digest = f"catalogue-{len(self._index)}"
         else:
@@ -193,7 +204,7 @@ class Decider(Generic[User, Taste, Part]):
             mean_n, num_open = self._scorer.means(part, taste, rows), len(rows)
             size = max(self._section.shortlist, 2 * request.k)
             if num_open > size:
-                index_n = -self._optimistic(mean_n, part, user, taste, rows)
+                index_n = -self._optimistic(mean_n, part, user, taste, rows, optimism)
                 top = np.sort(np.argpartition(index_n, size)[:size])
                 rows, mean_n = rows[top], mean_n[top]
             digest = blake2b(np.sort(wanted).tobytes(), digest_size=8).hexdigest()
@@ -213,6 +224,7 @@ class Decider(Generic[User, Taste, Part]):
             num_candidates=num_open,
             digest=digest,
             num_slots=num_slots,
+            strength=strength,
         )
 
     def _wanted(self, request: RankRequest, vectors: TextVectors) -> Rows:
@@ -249,6 +261,7 @@ class Decider(Generic[User, Taste, Part]):
         user: User,
         taste: Taste,
         num_slots: int,
+        optimism: float,
     ) -> tuple[Rows, Vectors, int]:
         """Return the shortlist of the whole catalogue, and how many rows were open."""
         open_J = self._index.active.copy()
@@ -258,14 +271,20 @@ class Decider(Generic[User, Taste, Part]):
         if num_open <= size:
             rows = np.flatnonzero(open_J)
         else:
-            index_J = self._optimistic(mean_J, part, user, taste, slice(None))
+            index_J = self._optimistic(mean_J, part, user, taste, slice(None), optimism)
             index_J = np.where(open_J, index_J, -np.inf)
             # In order of rows: random numbers are dealt out by position.
             rows = np.sort(np.argpartition(index_J, len(index_J) - size)[-size:])
         return rows, mean_J[rows], num_open
 
     def _cut(
-        self, rows: Rows, part: Part, user: User, taste: Taste, num_slots: int
+        self,
+        rows: Rows,
+        part: Part,
+        user: User,
+        taste: Taste,
+        num_slots: int,
+        optimism: float,
     ) -> tuple[Rows, Vectors]:
         """Cut retrieved rows by exact score: one half by mean, the other by optimistic score.
 
@@ -276,18 +295,24 @@ class Decider(Generic[User, Taste, Part]):
         if len(rows) <= size:
             return rows, mean_n
         best = np.argsort(-mean_n, kind="stable")[: size // 2]
-        index_n = np.array(self._optimistic(mean_n, part, user, taste, rows))
+        index_n = np.array(self._optimistic(mean_n, part, user, taste, rows, optimism))
         index_n[best] = np.inf
         kept = np.sort(np.argsort(-index_n, kind="stable")[:size])
         return rows[kept], mean_n[kept]
 
     def _optimistic(
-        self, mean_n: Vectors, part: Part, user: User, taste: Taste, rows: Rows | slice
+        self,
+        mean_n: Vectors,
+        part: Part,
+        user: User,
+        taste: Taste,
+        rows: Rows | slice,
+        optimism: float,
     ) -> Vectors:
-        if not self._optimism:
+        if not optimism:
             return mean_n
         deviation_n = self._scorer.rough_deviations(part, user, taste, rows)
-        optimistic_n: Vectors = mean_n + np.float32(self._optimism) * deviation_n
+        optimistic_n: Vectors = mean_n + np.float32(optimism) * deviation_n
         return optimistic_n
 
     def _fill(
@@ -309,6 +334,8 @@ class Decider(Generic[User, Taste, Part]):
             deviation_BS = np.stack(
                 [self._scorer.deviations(part, one.user, one.taste, one.rows) for one in group]
             )
+            if self._section.kind == "regulated":
+                deviation_BS *= np.array([[one.strength] for one in group], np.float32)
             filled = fill(
                 self._policy,
                 self._scorer.expected(mean_BS) if self._in_rewards else mean_BS,

@@ -34,6 +34,7 @@ from rove.events import (
     Interaction,
     Outcome,
     RankRequest,
+    Regulated,
     Status,
     check_id,
     check_interaction,
@@ -42,6 +43,7 @@ from rove.ledger.items import ItemStore
 from rove.ledger.ledger import Ledger, StoredInteraction
 from rove.records import DecisionRecord, Erasure, UserProfile
 from rove.refit import refit
+from rove.regulating import Regulation
 from rove.release import Release, current, latest
 from rove.repeats import answer_again, digest_of, seed_of
 from rove.rewards import RewardMap
@@ -70,6 +72,9 @@ class Engine:
         self._policy_version = blake2b(
             config.policy.model_dump_json().encode(), digest_size=4
         ).hexdigest()
+        self._regulation: Regulation | None = None
+        if config.policy.kind == "regulated":
+            self._regulation = Regulation(config.policy.regulation, self._rewards, ledger)
         self.view = self._view(latest(config.releases.path))
 
     @classmethod
@@ -220,6 +225,8 @@ class Engine:
     def sync(self) -> None:
         """Follow the catalogue, the other shards' item statistics, and the release in service."""
         self.view.sync(self._clock())
+        if self._regulation is not None:
+            self._regulation.sync(self._clock())
         try:
             folder = current(self._config.releases.path)
             if folder.name == self.release_id:
@@ -271,9 +278,15 @@ class Engine:
         now = self._clock()
         wanted = [requests[number] for number in fresh.values()]
         seeds = [seed_of(event_id) for event_id in fresh]
-        choices = self.view.decide(wanted, seeds, vectors)
+        regulated: Sequence[Regulated | None] = [None] * len(wanted)
+        strengths = None
+        if self._regulation is not None:
+            chosen = self._regulation.choose(wanted, now)
+            regulated, strengths = chosen, [one.strength for one in chosen]
+        choices = self.view.decide(wanted, seeds, vectors, strengths)
         decisions: dict[str, Decision] = {}
-        for (event_id, number), choice in zip(fresh.items(), choices, strict=True):
+        made = zip(fresh.items(), choices, regulated, strict=True)
+        for (event_id, number), choice, strength in made:
             if isinstance(choice, Choice):
                 request = requests[number]
                 decisions[event_id] = results[number] = Decision(
@@ -288,6 +301,7 @@ class Engine:
                     num_candidates=choice.num_candidates,
                     slots=choice.slots,
                     context=request.context,
+                    regulated=strength,
                     created_at=now,
                     expires_at=now + self._rewards.wait_s,
                     activated_at=None if request.defer_activation else now,

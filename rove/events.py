@@ -145,6 +145,17 @@ class Slot(Struct, frozen=True, kw_only=True, omit_defaults=True):
     explanation: Explanation | None = None
 
 
+class Regulated(Struct, frozen=True, kw_only=True):
+    """The strength that a regulated policy decided with."""
+
+    segment: str
+    index: int
+    """Its place among the configured strengths."""
+    strength: float
+    probability: float
+    """With which the segment's block drew it."""
+
+
 class Decision(Struct, frozen=True, kw_only=True):
     """A slate that was decided, with everything that is needed to evaluate another policy on it."""
 
@@ -160,6 +171,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     num_candidates: int
     slots: list[Slot]
     context: Context | None = None
+    regulated: Regulated | None = None
     created_at: float
     expires_at: float
     activated_at: float | None

@@ -43,6 +43,8 @@ def _unfloored(section: PolicySection) -> Policy:
             return UpperConfidenceBound(section.strength)
         case "thompson":
             return Thompson(section.strength, section.num_draws)
+        case "regulated":  # the strength of each request scales its deviations
+            return Thompson(1.0, section.num_draws)
         case "top_two":
             return TopTwo(section.strength, section.num_draws, section.leader_share)
         case "igw":

@@ -35,6 +35,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -48,7 +49,7 @@ _LEVEL_BLOCKS = 8.0
 _OPEN_BLOCKS = 3
 """A block is closed when this many have begun after it: late rewards still count."""
 _OWN, _TAUGHT = 0, 1
-_WEIGHT, _SUM, _SQUARE, _WEIGHT_SQUARE = 0, 1, 2, 3
+_WEIGHT, _SUM, _WEIGHT_SQUARE, _NUM, _PLAIN_SUM, _PLAIN_SQUARE = range(6)
 _LEAST_PROBABILITY = 0.01
 """No block counts for more than the inverse of this."""
 
@@ -66,7 +67,7 @@ class _Block:
     def moments(self, y: float) -> Array:
         """Return what a block adds to the sums of its strength, (M,)."""
         weight = 1.0 / max(self.probability, _LEAST_PROBABILITY)
-        return np.array([weight, weight * y, weight * y * y, weight * weight])
+        return np.array([weight, weight * y, weight * weight, 1.0, y, y * y])
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Earnings:
     """One segment's closed blocks, discounted to `as_of_s`."""
 
     sums_EMG: Array
-    """(own, taught) x sums of (w, w y, w y^2, w^2) x strengths, w = 1 / probability."""
+    """(own, taught) x sums of (w, w y, w^2, 1, y, y^2) x strengths, w = 1 / probability."""
     num_rewards: float = 0.0
     reward: float = 0.0
     as_of_s: float = 0.0
@@ -210,7 +211,7 @@ class Regulator:
         # A trend is in the mean of all strengths alike: to shrink to zero would favour what was
         # played most while rewards rise.
         total_EM = everyone.sum(2)
-        mean_E1 = total_EM[:, _SUM, None] / np.maximum(total_EM[:, _WEIGHT, None], 1e-9)
+        mean_E1 = total_EM[:, _PLAIN_SUM, None] / np.maximum(total_EM[:, _NUM, None], 1e-9)
         mean_EG, variance_EG = np.repeat(mean_E1, len(self.strengths), 1), np.zeros_like(mine[:, 0])
         for sums_EMG in (everyone - mine, mine):
             weight_EG = np.maximum(sums_EMG[:, _WEIGHT], 1e-9)
@@ -252,10 +253,49 @@ class Regulator:
                 mine.reward += reward
         return both
 
+    def dump(self) -> str:
+        """Return all that is known, as JSON."""
+        return msgspec.json.encode(
+            {
+                segment: {
+                    "sums": one.sums_EMG.tolist(),
+                    "num_rewards": one.num_rewards,
+                    "reward": one.reward,
+                    "as_of_s": one.as_of_s,
+                    "num_closed": one.num_closed,
+                    "level": one.level,
+                    "before": one.before,
+                    "before_number": one.before_number,
+                    "open": {str(number): block for number, block in one.open.items()},
+                }
+                for segment, one in self._earnings.items()
+            }
+        ).decode()
+
+    def restore(self, dumped: str) -> set[str]:
+        """Take over what `dump` gave, and return its segments; other strengths begin anew."""
+        for segment, one in msgspec.json.decode(dumped).items():
+            sums_EMG = np.array(one["sums"], np.float64)
+            if sums_EMG.shape != (2, 4, len(self.strengths)):
+                continue
+            before = one["before"]
+            self._earnings[segment] = Earnings(
+                sums_EMG=sums_EMG,
+                num_rewards=one["num_rewards"],
+                reward=one["reward"],
+                as_of_s=one["as_of_s"],
+                num_closed=one["num_closed"],
+                level=one["level"],
+                before=None if before is None else _Block(**before),
+                before_number=one["before_number"],
+                open={int(number): _Block(**block) for number, block in one["open"].items()},
+            )
+        return set(self._earnings)
+
     def _of(self, segment: str) -> Earnings:
         earnings = self._earnings.get(segment)
         if earnings is None:
-            sums_EMG = np.zeros((2, 4, len(self.strengths)))
+            sums_EMG = np.zeros((2, 6, len(self.strengths)))
             earnings = self._earnings[segment] = Earnings(sums_EMG=sums_EMG)
         return earnings
 
@@ -301,6 +341,6 @@ class Regulator:
 
 def _variance(everyone_EMG: Array) -> float:
     """Return the variance of a block's y, pooled over strengths."""
-    weight_G, sum_G, square_G, _ = everyone_EMG[_OWN]
-    rest = float(square_G.sum() - (np.square(sum_G) / np.maximum(weight_G, 1e-9)).sum())
-    return max(rest, 0.0) / max(float(weight_G.sum()), 1e-9)
+    num_G, sum_G, square_G = everyone_EMG[_OWN, _NUM:]
+    rest = float(square_G.sum() - (np.square(sum_G) / np.maximum(num_G, 1e-9)).sum())
+    return max(rest, 0.0) / max(float(num_G.sum()) - len(num_G), 1.0)

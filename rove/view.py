@@ -86,11 +86,15 @@ class View:
         self.sums.merge(news)
 
     def decide(
-        self, requests: Sequence[RankRequest], seeds: Sequence[int], vectors: TextVectors
+        self,
+        requests: Sequence[RankRequest],
+        seeds: Sequence[int],
+        vectors: TextVectors,
+        strengths: Sequence[float] | None = None,
     ) -> list[Choice | RoveError]:
         """Return a choice, or what is wrong with it, for each request."""
         users = [self.users.get(request.user_id) for request in requests]
-        return self.decider.decide(requests, users, seeds, self.now_s, vectors)
+        return self.decider.decide(requests, users, seeds, self.now_s, vectors, strengths)
 
     def prepare(
         self,

@@ -264,6 +264,10 @@ class Ledger:
             ).scalar()
         return found
 
+    def state(self, key: str) -> str | None:
+        """Return what `Transaction.put_state` kept under a key."""
+        return read_meta(self._database, ledger_meta).get(key)
+
     def all_interactions(self) -> Iterator[pa.RecordBatch]:
         """Yield every shard's interactions; see `rove.ledger.scan`."""
         return all_interactions(self._store)

@@ -56,6 +56,7 @@ decisions = Table(
     Column("num_candidates", Integer, nullable=False),
     Column("slots", Text, nullable=False),  # JSON: list[Slot]
     Column("context", Text),  # JSON: Context
+    Column("regulated", Text),  # JSON: Regulated
     Column("context_vector", LargeBinary),  # float16, little endian: of the context's text
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),

@@ -18,7 +18,7 @@ from sqlalchemy import (
     select,
 )
 
-from rove.events import Context, Slot
+from rove.events import Context, Regulated, Slot
 from rove.ledger.schema import decisions, interactions
 from rove.ledger.store import parts_of
 
@@ -26,6 +26,7 @@ NUM_ROWS = 4096
 """Decisions read at once."""
 
 _decode_slots = msgspec.json.Decoder(list[Slot]).decode
+_decode_regulated = msgspec.json.Decoder(Regulated).decode
 _decode_context = msgspec.json.Decoder(Context).decode
 
 
@@ -54,6 +55,7 @@ class Shown(Struct, frozen=True, kw_only=True):
     expires_at: float
     is_active: bool
     answers: list[Answer]
+    regulated: Regulated | None = None
 
 
 _ids: BindParameter[Sequence[str]] = bindparam("ids", expanding=True)
@@ -63,6 +65,7 @@ _shown = select(
     decisions.c.slots,
     decisions.c.context,
     decisions.c.context_vector,
+    decisions.c.regulated,
     decisions.c.created_at,
     decisions.c.expires_at,
     decisions.c.activated_at,
@@ -163,6 +166,7 @@ def _read(connection: Connection, query: Select[Any], parameters: dict[str, Any]
             expires_at=row.expires_at,
             is_active=row.activated_at is not None,
             answers=answers.get(row.event_id, []),
+            regulated=None if row.regulated is None else _decode_regulated(row.regulated),
         )
         for row in rows
     ]

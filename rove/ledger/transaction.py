@@ -22,12 +22,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rove.errors import NotFound
-from rove.events import Context, Decision, Interaction, InteractionType, Slot
+from rove.events import Context, Decision, Interaction, InteractionType, Regulated, Slot
 from rove.ledger.records import Erased, Statistics, StoredInteraction, TrialSums
 from rove.ledger.schema import (
     decisions,
     interactions,
     item_statistics,
+    ledger_meta,
     settlements,
     trial_sums,
 )
@@ -36,6 +37,7 @@ from rove.ledger.store import parts_of
 
 _encode = msgspec.json.Encoder().encode
 _decode_slots = msgspec.json.Decoder(list[Slot]).decode
+_decode_regulated = msgspec.json.Decoder(Regulated).decode
 _decode_context = msgspec.json.Decoder(Context).decode
 
 _ids: BindParameter[Sequence[str]] = bindparam("ids", expanding=True)
@@ -61,6 +63,10 @@ _new_trials = sqlite_insert(trial_sums)
 _upsert_trials = _new_trials.on_conflict_do_update(
     index_elements=[trial_sums.c.release, trial_sums.c.item_id],
     set_={name: _new_trials.excluded[name] for name in ("sums", "revision")},
+)
+_new_state = sqlite_insert(ledger_meta)
+_upsert_state = _new_state.on_conflict_do_update(
+    index_elements=[ledger_meta.c.key], set_={"value": _new_state.excluded["value"]}
 )
 _new_settlement = sqlite_insert(settlements)
 _upsert_settlement = _new_settlement.on_conflict_do_update(
@@ -191,6 +197,10 @@ class Transaction:
         """Note that what expired by `until_s` counts in the trial sums."""
         self._connection.execute(_upsert_settlement, {"release": release, "until": until_s})
 
+    def put_state(self, key: str, value: str) -> None:
+        """Keep a small state of this shard under a key, in place of an older one."""
+        self._connection.execute(_upsert_state, {"key": key, "value": value})
+
     def activate(self, event_id: str, at: float) -> None:
         """Note when a deferred decision was shown."""
         if self._connection.execute(_activate, {"event": event_id, "at": at}).rowcount == 0:
@@ -215,6 +225,8 @@ def read_decisions(connection: Connection, event_ids: Sequence[str]) -> dict[str
             del values["context_vector"]  # for learning alone: `rove.ledger.shown`
             values["seed"] = int(values["seed"])
             values["slots"] = _decode_slots(values["slots"])
+            if values["regulated"] is not None:
+                values["regulated"] = _decode_regulated(values["regulated"])
             if values["context"] is not None:
                 values["context"] = _decode_context(values["context"])
             found[values["event_id"]] = Decision(**values)
@@ -226,6 +238,8 @@ def _decision_row(decision: Decision, context_vector: bytes | None) -> dict[str,
     row["context_vector"] = context_vector
     row["seed"] = str(decision.seed)
     row["slots"] = _encode(decision.slots).decode()
+    if decision.regulated is not None:
+        row["regulated"] = _encode(decision.regulated).decode()
     if decision.context is not None:
         row["context"] = _encode(decision.context).decode()
     return row

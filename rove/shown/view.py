@@ -107,11 +107,15 @@ class ShownView:
         return ShownUser(posterior.mean_D, posterior.covariance_DD, standing)
 
     def decide(
-        self, requests: Sequence[RankRequest], seeds: Sequence[int], vectors: TextVectors
+        self,
+        requests: Sequence[RankRequest],
+        seeds: Sequence[int],
+        vectors: TextVectors,
+        strengths: Sequence[float] | None = None,
     ) -> list[Choice | RoveError]:
         """Return a choice, or what is wrong with it, for each request."""
         users = [self.users.get(request.user_id) for request in requests]
-        return self.decider.decide(requests, users, seeds, self.now_s, vectors)
+        return self.decider.decide(requests, users, seeds, self.now_s, vectors, strengths)
 
     def prepare(
         self,
