@@ -48,6 +48,7 @@ _LEVEL_BLOCKS = 8.0
 """The level is a mean of about so many blocks before."""
 _OPEN_BLOCKS = 3
 """A block is closed when this many have begun after it: late rewards still count."""
+_EM = (2, 6)
 _OWN, _TAUGHT = 0, 1
 _WEIGHT, _SUM, _WEIGHT_SQUARE, _NUM, _PLAIN_SUM, _PLAIN_SQUARE = range(6)
 _LEAST_PROBABILITY = 0.01
@@ -276,7 +277,7 @@ class Regulator:
         """Take over what `dump` gave, and return its segments; other strengths begin anew."""
         for segment, one in msgspec.json.decode(dumped).items():
             sums_EMG = np.array(one["sums"], np.float64)
-            if sums_EMG.shape != (2, 4, len(self.strengths)):
+            if sums_EMG.shape != (*_EM, len(self.strengths)):
                 continue
             before = one["before"]
             self._earnings[segment] = Earnings(
@@ -295,7 +296,7 @@ class Regulator:
     def _of(self, segment: str) -> Earnings:
         earnings = self._earnings.get(segment)
         if earnings is None:
-            sums_EMG = np.zeros((2, 6, len(self.strengths)))
+            sums_EMG = np.zeros((*_EM, len(self.strengths)))
             earnings = self._earnings[segment] = Earnings(sums_EMG=sums_EMG)
         return earnings
 

@@ -35,7 +35,7 @@ def known(engine: Engine) -> str:
 
 def play(engine: Engine, shop: Shop, num: int, reward: float = 0.5) -> list[Decision]:
     """Decide every ten minutes; half of the decisions are rewarded."""
-    made = []
+    made: list[Decision] = []
     for number in range(num):
         event_id = f"e{len(made)}-{shop.clock.now}"
         decision = rank(engine, request(f"u{number % 7}", event_id, k=1))
