@@ -12,7 +12,7 @@ from benchmarks.decisions.interface import World
 from benchmarks.decisions.peers.linear_disjoint import width
 
 LONG = 1_000_000
-"""Requests of a run that Vowpal Wabbit plays in half a minute."""
+"""Requests of a run that Vowpal Wabbit and the disjoint peers play in half a minute."""
 MUCH_WORK = 1e9
 """Requests x items x D^2 of a run that takes MABWiser half a minute, for D features of a request;
 200 stands for what a prediction takes apart from the matrices."""
@@ -32,6 +32,8 @@ def effort(peer: str, world: World) -> Effort:
     """Return what a peer is given in a world."""
     if peer.startswith("vw-") and world.num_requests > LONG:
         return Effort(tuning_part=1 / 8, max_seeds=5)
+    if peer.endswith("-disjoint") and world.num_requests > LONG:
+        return Effort(tuning_part=1 / 8)
     work = float(world.num_requests) * world.num_items * max(width(world) ** 2, 200)
     if peer.startswith("mabwiser-") and work > MUCH_WORK:
         return Effort(tuning_part=1 / 4)
