@@ -63,6 +63,8 @@ def main() -> None:
     )
     results = Results(given.out)
     pairs = list(playable(wanted, chosen, sources))
+    if not pairs:
+        raise SystemExit("none of the peers can play any of the environments")
     best = tuned(pairs, sources, results, num_dev_seeds=given.dev_seeds, num_processes=given.jobs)
     jobs = {
         pair: [
