@@ -256,29 +256,29 @@ class Regulator:
 
     def dump(self) -> str:
         """Return all that is known, as JSON."""
-        return msgspec.json.encode(
-            {
-                segment: {
-                    "sums": one.sums_EMG.tolist(),
-                    "num_rewards": one.num_rewards,
-                    "reward": one.reward,
-                    "as_of_s": one.as_of_s,
-                    "num_closed": one.num_closed,
-                    "level": one.level,
-                    "before": one.before,
-                    "before_number": one.before_number,
-                    "open": {str(number): block for number, block in one.open.items()},
-                }
-                for segment, one in self._earnings.items()
+        segments = {
+            segment: {
+                "sums": one.sums_EMG.tolist(),
+                "num_rewards": one.num_rewards,
+                "reward": one.reward,
+                "as_of_s": one.as_of_s,
+                "num_closed": one.num_closed,
+                "level": one.level,
+                "before": one.before,
+                "before_number": one.before_number,
+                "open": {str(number): block for number, block in one.open.items()},
             }
-        ).decode()
+            for segment, one in self._earnings.items()
+        }
+        return msgspec.json.encode({"strengths": self.strengths, "segments": segments}).decode()
 
     def restore(self, dumped: str) -> set[str]:
         """Take over what `dump` gave, and return its segments; other strengths begin anew."""
-        for segment, one in msgspec.json.decode(dumped).items():
+        known = msgspec.json.decode(dumped)
+        if tuple(known["strengths"]) != self.strengths:
+            return set()
+        for segment, one in known["segments"].items():
             sums_EMG = np.array(one["sums"], np.float64)
-            if sums_EMG.shape != (*_EM, len(self.strengths)):
-                continue
             before = one["before"]
             self._earnings[segment] = Earnings(
                 sums_EMG=sums_EMG,

@@ -167,6 +167,20 @@ def test_a_ledger_read_again_gives_the_same_weights() -> None:
     assert again.weights("all", 995.0).tolist() == one.weights("all", 995.0).tolist()
 
 
+def test_what_is_known_survives_a_restart() -> None:
+    """To the bit, open blocks included; sums of other strengths mean nothing."""
+    one, again, other = regulator(), regulator(), Regulator((0.0, 0.5, 1.0), baseline=1)
+    live(one, 57)
+    assert again.restore(one.dump()) == {"all"}
+    assert again.dump() == one.dump()
+    live(one, 80, seed=1)
+    live(again, 80, seed=1)
+    assert again.weights("all", 800.0).tolist() == one.weights("all", 800.0).tolist()
+    assert one.differences("all", 800.0)[0].any()
+    assert other.restore(one.dump()) == set()
+    assert not other.differences("all", 800.0)[0].any()
+
+
 def test_rewards_of_closed_blocks_and_of_other_strengths_do_not_count() -> None:
     one, same = regulator(), regulator()
     for known in (one, same):
