@@ -3,7 +3,9 @@
 python -m benchmarks.decisions.ceiling --data FOLDER
 
 Every mark is played with each of its settings on the reported seeds and the best is kept, which
-flatters the mark: it is a ceiling, not a rival. The marks are those of `hindsight.py`:
+flatters the mark: it is a ceiling, not a rival. Finished runs are kept with those of the benchmark
+and not played again; Rove's share beside them is that of its runs in --out. The marks are those of
+`hindsight.py`:
 
 - item rates: each item's mean reward of other users, from the first request on; no user is learnt.
 - population: also the items' factors, fitted to all rewards of other users; each user is learnt
@@ -20,10 +22,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.decisions.data import Sources
 from benchmarks.decisions.hindsight import Linear, Population, Prior
 from benchmarks.decisions.interface import Agent, World
-from benchmarks.decisions.playing import Job, Results, play_with, playable
+from benchmarks.decisions.playing import Job, Played, Results, play_all, play_with, playable
 from benchmarks.decisions.tables import OURS, with_interval
 
 RIDGES = (10.0, 100.0, 1000.0, 1e4, 1e5)
@@ -87,46 +87,44 @@ MARKS: dict[str, tuple[Mark, ...]] = {
 }
 
 
-def share_of(
-    environment: str, number: int, settings: dict[str, Any], seed: int, sources: Sources
-) -> float:
-    """Return what a mark of an environment earns with a seed."""
-    mark = MARKS[environment][number]
-    job = Job(environment=environment, peer=mark.name, settings=settings, seed=seed)
-    return play_with(mark, job, sources).share
+def play_mark(job: Job, sources: Sources) -> Played:
+    """Play one run of a mark."""
+    mark = next(mark for mark in MARKS[job.environment] if mark.name == job.peer)
+    return play_with(mark, job, sources)
 
 
-def reachable(
-    wanted: Sequence[str], sources: Sources, results: Results, num_seeds: int, num_processes: int
-) -> str:
-    """Play the marks of the environments and return the table."""
+def reachable(wanted: Sequence[str], results: Results, num_seeds: int) -> str:
+    """Return the table of the marks that were played."""
     lines = [
         "| environment | known beforehand | settings | reachable, 95 % | rove | rove of it |",
         "| --- | --- | --- | ---: | ---: | ---: |",
     ]
-    names = [name for name, _ in playable(wanted, {ITEM_RATES.name: ITEM_RATES}, sources)]
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
-        for name in names:
-            ours = _ours(name, results, num_seeds)
-            for number, mark in enumerate(MARKS[name]):
-                futures = [
-                    [
-                        pool.submit(share_of, name, number, settings, seed, sources)
-                        for seed in range(num_seeds)
-                    ]
+    for name in wanted:
+        ours = _ours(name, results, num_seeds)
+        for mark in MARKS[name]:
+            shares = np.array(
+                [
+                    [results.of(job).share for job in jobs_of(name, mark, settings, num_seeds)]
                     for settings in mark.grid
                 ]
-                shares = np.array([[one.result() for one in some] for some in futures])
-                best = int(shares.mean(1).argmax())
-                settings = ", ".join(f"{key} {value}" for key, value in mark.grid[best].items())
-                part = "" if np.isnan(ours) else f"{ours / shares[best].mean():.0%}"
-                our_share = "" if np.isnan(ours) else f"{ours:.3f}"
-                lines.append(
-                    f"| {name} | {mark.name} | {settings} | {with_interval(shares[best])} "
-                    f"| {our_share} | {part} |"
-                )
-                print(lines[-1], flush=True)
+            )
+            best = int(shares.mean(1).argmax())
+            settings = ", ".join(f"{key} {value}" for key, value in mark.grid[best].items())
+            part = "" if np.isnan(ours) else f"{ours / shares[best].mean():.0%}"
+            our_share = "" if np.isnan(ours) else f"{ours:.3f}"
+            lines.append(
+                f"| {name} | {mark.name} | {settings} | {with_interval(shares[best])} "
+                f"| {our_share} | {part} |"
+            )
     return "\n".join(lines)
+
+
+def jobs_of(environment: str, mark: Mark, settings: dict[str, Any], num_seeds: int) -> list[Job]:
+    """Return the runs of a mark with settings."""
+    return [
+        Job(environment=environment, peer=mark.name, settings=settings, seed=seed)
+        for seed in range(num_seeds)
+    ]
 
 
 def _ours(environment: str, results: Results, num_seeds: int) -> float:
@@ -149,8 +147,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/decisions"))
     given = parser.parse_args()
     sources = Sources(data=given.data, cache=Path("outputs/bench-cache"))
-    wanted = given.environments.split(",")
-    table = reachable(wanted, sources, Results(given.out), given.seeds, given.jobs)
+    results = Results(given.out)
+    # Every environment has its own marks; any of them says which have their data.
+    asked = given.environments.split(",")
+    wanted = [name for name, _ in playable(asked, {ITEM_RATES.name: ITEM_RATES}, sources)]
+    jobs = [
+        job
+        for name in wanted
+        for mark in MARKS[name]
+        for settings in mark.grid
+        for job in jobs_of(name, mark, settings, given.seeds)
+    ]
+    play_all(jobs, sources, results, given.jobs, play_mark)
+    table = reachable(wanted, results, given.seeds)
+    print(table)
     (given.out / "ceiling.md").write_text(table + "\n", "utf-8")
 
 

@@ -13,6 +13,8 @@ from benchmarks.decisions.peers.linear_disjoint import width
 
 LONG = 1_000_000
 """Requests of a run that Vowpal Wabbit and the disjoint peers play in half a minute."""
+MANY = 10_000
+"""Requests of a run with 50 to 100 candidates that Vowpal Wabbit plays in 5 to 10 seconds."""
 MUCH_WORK = 1e9
 """Requests x items x D^2 of a run that takes MABWiser half a minute, for D features of a request;
 200 stands for what a prediction takes apart from the matrices."""
@@ -31,7 +33,9 @@ class Effort:
 def effort(peer: str, world: World) -> Effort:
     """Return what a peer is given in a world."""
     if peer.startswith("vw-") and world.num_requests > LONG:
-        return Effort(tuning_part=1 / 8, max_seeds=5)
+        return Effort(tuning_part=1 / 10, max_seeds=5)
+    if peer.startswith("vw-") and world.num_requests > MANY:
+        return Effort(tuning_part=1 / 3)
     if peer.endswith("-disjoint") and world.num_requests > LONG:
         return Effort(tuning_part=1 / 8)
     work = float(world.num_requests) * world.num_items * max(width(world) ** 2, 200)

@@ -11,7 +11,7 @@ import importlib
 import json
 import pkgutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -158,7 +158,13 @@ class Results:
         return self.played[job.key]
 
 
-def play_all(jobs: Iterable[Job], sources: Sources, results: Results, num_processes: int) -> None:
+def play_all(
+    jobs: Iterable[Job],
+    sources: Sources,
+    results: Results,
+    num_processes: int,
+    player: Callable[[Job, Sources], Played] = play,
+) -> None:
     """Play the runs that are not in the results yet."""
     waiting = [job for job in jobs if job.key not in results.played]
     if not waiting:
@@ -168,7 +174,7 @@ def play_all(jobs: Iterable[Job], sources: Sources, results: Results, num_proces
     with ProcessPoolExecutor(
         num_processes, mp_context=context, max_tasks_per_child=RUNS_A_PROCESS
     ) as pool:
-        futures = {pool.submit(play, job, sources): job for job in waiting}
+        futures = {pool.submit(player, job, sources): job for job in waiting}
         for number, future in enumerate(as_completed(futures), 1):
             job, error = futures[future], future.exception()
             if error is not None:
