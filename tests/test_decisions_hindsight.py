@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.decisions.environments.headlines import Stream
-from benchmarks.decisions.hindsight import Factors, Linear, Population, Prior, ridge_fit
+from benchmarks.decisions.hindsight import Factors, Linear, Population, Prior, ridge_fit, waves
 from benchmarks.decisions.interface import Agent, Floats, Informed, Run
 from benchmarks.decisions.playing import share
 from benchmarks.decisions.runs import Known, Sessions, Table, staggered
@@ -141,3 +141,10 @@ def test_the_prior_of_headlines_knows_what_their_text_says() -> None:
     told = earned(Prior(stream().world, rng(), scale=0.1, with_text=True), stream())
     assert blind < 0.8
     assert told > 0.95
+
+
+def test_waves_are_a_kernel_of_the_distance() -> None:
+    """Two points sqrt(2 Q) apart at width 1: exp(-2 Q / (2 Q)) = .37; the first with itself: 1."""
+    x_RQ = np.vstack([np.zeros(8), np.full(8, np.sqrt(2.0))])
+    wave_RW = waves(x_RQ, 1.0)[:, 1:]
+    np.testing.assert_allclose(wave_RW @ wave_RW[0], [1.0, np.exp(-1.0)], atol=0.1)

@@ -14,6 +14,7 @@ and not played again; Rove's share beside them is that of its runs in --out. The
   fifths of the requests, played on the other fifth.
 - linear, told all: the same, fitted to the rewards of all items at the requests before: what is
   lost to it is lost to the number of requests, not to exploration.
+- smooth, hindsight: the same on random waves of the context, so a smooth function of it.
 - prior: each test's mean rate and the spread within tests; Thompson sampling from that prior.
 - prior, text: also a regression of the rates on the text, fitted to the other tests.
 """
@@ -76,11 +77,18 @@ RETURNING = Mark(
     grid=tuple({"rank": rank, "pair": pair} for rank in (0, 4) for pair in (0.1, 0.3, 1.0)),
 )
 LINEAR = (_linear("linear, hindsight", True), _linear("linear, told all", False))
+SMOOTH = Mark(
+    name="smooth, hindsight",
+    agent=partial(Linear, hindsight=True),
+    grid=tuple(
+        {"ridge": ridge, "width": width} for ridge in (1.0, 3.0, 10.0) for width in (1.0, 2.0)
+    ),
+)
 MARKS: dict[str, tuple[Mark, ...]] = {
     "jester": (ITEM_RATES, POPULATION),
     "movielens": (ITEM_RATES, POPULATION),
     "shop": (ITEM_RATES, RETURNING),
-    "routing": LINEAR,
+    "routing": (*LINEAR, SMOOTH),
     "news": LINEAR,
     "mushroom": LINEAR,
     "headlines": (_prior("prior", False), _prior("prior, text", True)),

@@ -36,6 +36,7 @@ NUM_ROUNDS = 12
 MEAN_STRENGTH = 5.0
 """Rewards that an item's mean of other users counts as, beside the overall mean."""
 NUM_COMPONENTS = 32
+NUM_WAVES = 600
 
 
 class Factors:
@@ -138,12 +139,19 @@ class Linear:
     """Greedy on a ridge regression of each item on the context."""
 
     def __init__(
-        self, world: World, rng: np.random.Generator, *, ridge: float, hindsight: bool
+        self,
+        world: World,
+        rng: np.random.Generator,
+        *,
+        ridge: float,
+        hindsight: bool,
+        width: float = 0.0,
     ) -> None:
         self._num_items = world.num_items
         self._rng = rng
         self._ridge = ridge
         self._hindsight = hindsight
+        self._width = width
         self._score_RA = np.zeros((0, 0))
         self._at = 0
 
@@ -152,6 +160,8 @@ class Linear:
         assert isinstance(run, Table)
         reward_RA, context_RQ = run.table()
         x_RQ = design(context_RQ, len(reward_RA))
+        if self._width:
+            x_RQ = waves(x_RQ, self._width)
         num = len(x_RQ)
         if self._hindsight:
             fold_R = np.random.default_rng(0).permutation(num) % NUM_FOLDS
@@ -188,6 +198,18 @@ def design(context_RQ: Vectors | None, num: int) -> Floats:
     x_RQ = np.asarray(context_RQ, np.float64)
     scaled_RQ = (x_RQ - x_RQ.mean(0)) / np.maximum(x_RQ.std(0), 1e-6)
     return np.column_stack([np.ones(num), scaled_RQ])
+
+
+def waves(x_RQ: Floats, width: float) -> Floats:
+    """Return random waves of x: linear in them is smooth in x (Rahimi and Recht 2007), (R, 1 + W).
+
+    The inner products are near those of exp(-|x - y|^2 / (2 width^2 Q)).
+    """
+    rng = np.random.default_rng(0)
+    frequency_QW = rng.normal(size=(x_RQ.shape[1], NUM_WAVES)) / (width * np.sqrt(x_RQ.shape[1]))
+    phase_W = rng.uniform(0.0, 2.0 * np.pi, NUM_WAVES)
+    wave_RW = np.sqrt(2.0 / NUM_WAVES) * np.cos(x_RQ @ frequency_QW + phase_W)
+    return np.column_stack([np.ones(len(x_RQ)), wave_RW])
 
 
 def ridge_fit(x_NQ: Floats, y_N: Floats, ridge: float) -> Floats:
