@@ -146,6 +146,6 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
         connection.execute("UPDATE meta SET value = '99'")
     connection.close()
-    message = "catalogue.sqlite has schema version 99, this Rove reads 1"
+    message = "catalogue.sqlite has schema version 99, this Rove reads 2"
     with pytest.raises(StoreUnavailable, match=re.escape(message)):
         ItemStore.open(store_in(tmp_path))
