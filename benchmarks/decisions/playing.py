@@ -30,7 +30,7 @@ from benchmarks.decisions.interface import Environment, Informed, Peer, World
 
 FIRST_DEV_SEED = 1000
 NUM_POINTS = 20
-RUNS_A_PROCESS = 10
+RUNS_A_PROCESS = 20
 """Vowpal Wabbit does not give back the memory of parsed items: up to 150 MB a run."""
 
 
@@ -170,23 +170,23 @@ def play_all(
     if not waiting:
         return
     failed: list[str] = []
-    context = get_context("spawn")
-    with ProcessPoolExecutor(
-        num_processes, mp_context=context, max_tasks_per_child=RUNS_A_PROCESS
-    ) as pool:
-        futures = {pool.submit(player, job, sources): job for job in waiting}
-        for number, future in enumerate(as_completed(futures), 1):
-            job, error = futures[future], future.exception()
-            if error is not None:
-                failed.append(f"{job.key}: {error!r}")
-                continue
-            played = future.result()
-            results.add(job, played)
-            print(
-                f"[{number}/{len(waiting)}] {job.environment} {job.peer} {job.settings} "
-                f"seed {job.seed}: {played.share:.3f} in {played.seconds:.1f} s",
-                flush=True,
-            )
+    size = RUNS_A_PROCESS * num_processes
+    for start in range(0, len(waiting), size):
+        # A pool for each part of the runs: `max_tasks_per_child` can hang (CPython issue 115634).
+        with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+            futures = {pool.submit(player, job, sources): job for job in waiting[start:][:size]}
+            for number, future in enumerate(as_completed(futures), start + 1):
+                job, error = futures[future], future.exception()
+                if error is not None:
+                    failed.append(f"{job.key}: {error!r}")
+                    continue
+                played = future.result()
+                results.add(job, played)
+                print(
+                    f"[{number}/{len(waiting)}] {job.environment} {job.peer} {job.settings} "
+                    f"seed {job.seed}: {played.share:.3f} in {played.seconds:.1f} s",
+                    flush=True,
+                )
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed, the others are kept: {failed[0]}")
 
