@@ -219,6 +219,93 @@ class TrainingSection(Section):
     seed: int = 0
 
 
+class TextSource(Section):
+    """Texts besides the catalogue's: reviews, queries, anything in the catalogue's language."""
+
+    path: Path
+    """A file or a folder: Parquet, CSV, JSON lines, or .txt with one text a line."""
+    column: str = "text"
+    """The column that holds the text; .txt has none."""
+
+
+class ScratchSection(Section):
+    """The shape of a language model that is trained from nothing."""
+
+    layers: Annotated[int, Field(ge=1, le=48)] = 6
+    hidden: Annotated[int, Field(ge=32, le=4096, multiple_of=32)] = 384
+    """Dimensions of a state; heads have 32, the feed-forward layers 4 times as many."""
+    vocabulary: Annotated[int, Field(ge=64, le=250_000)] = 16_000
+    """Most tokens of the tokenizer, which is trained on the corpus."""
+
+
+class TrackingSection(Section):
+    """Where a run's figures go besides TensorBoard and the report, which are always written."""
+
+    wandb_project: str | None = None
+    """Log to this project of Weights & Biases (extra `tracking`)."""
+    wandb_mode: Literal["online", "offline"] = "offline"
+    """offline needs no network: `wandb sync` sends it later."""
+    mlflow_uri: str | None = None
+    """Log to this MLflow server or file store (extra `tracking`)."""
+
+
+class PretrainSection(Section):
+    """How the language model learns from texts alone; see `training.pretrain`."""
+
+    path: Path = Path("outputs/pretrain")
+    """The run's folder: the encoder that comes out, the report and TensorBoard's files. The same
+    folder goes on where a stopped run was."""
+    storage: str | None = None
+    """Folder or s3:// address of tokens and checkpoints, the same for all workers; `path` when
+    absent."""
+    texts: tuple[TextSource, ...] = ()
+    """Texts besides the catalogue's."""
+    start: Literal["encoder", "scratch"] = "encoder"
+    """encoder: go on from `encoder.model`; scratch: a new model and a new tokenizer."""
+    scratch: ScratchSection = ScratchSection()
+    head: Literal["tied", "new"] = "tied"
+    """Output vectors of the tokens: the input embeddings, or a matrix of their own."""
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the tokens to predict: 80 % masked, 10 % replaced, 10 % left, drawn anew each time.
+    """
+    whole_words: bool = False
+    """Mask all pieces of a word together (WordPiece tokenizers)."""
+    contrastive_weight: NonNegative = 0.0
+    """Weight of SimCSE: a text is nearer to itself under another dropout than to others."""
+    contrastive_temperature: Positive = 0.05
+    max_tokens: Annotated[int, Field(ge=8, le=8192)] = 128
+    """Longer texts become several."""
+    batch_tokens: Annotated[int, Field(ge=64)] = 4096
+    """Padded tokens of one forward pass of one worker; texts of one length go together."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Forward passes per step."""
+    epochs: Positive = 1.0
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many steps; the schedule ends there too."""
+    learning_rate: Positive = 3e-4
+    warmup_share: Share = 0.06
+    """Of the steps: the rate rises to its highest, then falls as a cosine to zero."""
+    weight_decay: NonNegative = 0.01
+    clip_norm: Positive = 1.0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` measures both at the start and keeps the faster; weights are float32 in any case."""
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    """Also each worker's CPU threads."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: every worker has the model; fsdp: its parameters are spread over the workers."""
+    checkpoint_steps: Annotated[int, Field(ge=1)] = 200
+    """Steps between two checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often lost workers are replaced before the run gives up."""
+    holdout_share: Annotated[float, Field(ge=0, lt=0.9)] = 0.02
+    """Share of the texts that the loss is measured on, and that are not trained on."""
+    tracking: TrackingSection = TrackingSection()
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class ServingSection(Section):
     """How the release is served."""
 
@@ -264,6 +351,7 @@ class Config(Section):
     store: StoreSection = StoreSection()
     releases: ReleaseSection = ReleaseSection()
     training: TrainingSection = TrainingSection()
+    pretrain: PretrainSection = PretrainSection()
     serving: ServingSection = ServingSection()
 
     @classmethod
