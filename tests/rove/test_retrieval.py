@@ -97,7 +97,7 @@ def shop(tmp_path: Path) -> Shop:
 
 
 def decider(engine: Engine) -> Decider[User, Taste, Part]:
-    assert view_of(engine).decider._retriever is not None
+    assert view_of(engine).decider.finder.retriever is not None
     return view_of(engine).decider
 
 
@@ -166,7 +166,7 @@ def test_an_index_that_was_cut_off_is_refused(shop: Shop) -> None:
 def test_a_small_catalogue_is_scored_whole(tmp_path: Path) -> None:
     engine = Shop(tmp_path).engine()
     assert view_of(engine).release.retrieval_path is None
-    assert view_of(engine).decider._retriever is None
+    assert view_of(engine).decider.finder.retriever is None
 
 
 @pytest.mark.xfail(
@@ -187,7 +187,7 @@ def test_untouched_items_keep_their_exact_place_as_time_and_others_move(shop: Sh
     engine = shop.engine(kind="greedy")
     shop.clock.now += 365 * 86_400.0
     observe(engine, *(did(f"i{n}", "bob", f"item-{n}") for n in range(5)))
-    lister, scorer = decider(engine)._retriever, view_of(engine).scorer
+    lister, scorer = decider(engine).finder.retriever, view_of(engine).scorer
     assert isinstance(lister, Shortlister)
     user = view_of(engine).users.get("ann")
     taste = scorer.taste(user, view_of(engine).now_s)
