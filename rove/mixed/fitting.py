@@ -26,6 +26,7 @@ from rove.mixed.effects import (
     solve_users,
 )
 from rove.mixed.links import Kind, expectation, predictor, within_reach
+from rove.mixed.past import NUM_PAST, past_weights
 from rove.mixed.trials import Columns
 
 NOISE_STRENGTH = 10.0
@@ -33,6 +34,9 @@ NOISE_STRENGTH = 10.0
 DEFAULT_SPREAD: dict[Kind, float] = {"identity": 0.3, "logit": 0.5, "log": 0.3}
 """Standard deviation of an item's mean, of a user's and so on, before there are data; in units of
 the rewards' deviation for `identity`."""
+
+PAST_VARIANCE = 16.0
+"""Of a weight of the past, in units of the prior variance of an item's mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,8 @@ class Fitted:
     context: ContextScale
     centre: float
     """The predictor of the overall mean."""
+    past_X: Array
+    """Weights of what a user had with the very item before (`rove.mixed.past`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +145,8 @@ class _Work:
         self.fixed_nC = np.hstack([np.ones((len(rows), 1)), context(rows.contexts)])
         self.taste_nH = np.hstack([np.ones((len(rows), 1)), catalogue.taste_JF[self.items]])
         self.num_users = num_users
+        self.past_nX = np.asarray(rows.past, np.float64)
+        self.again = np.flatnonzero(self.past_nX[:, 0] > 0.0)
         self._begin(start, rng)
 
     def _begin(self, start: Fitted | None, rng: np.random.Generator) -> None:
@@ -159,6 +167,7 @@ class _Work:
         self.beta_JP[:, 0] = self.centre
         factors = rng.normal(size=(num_items, self.num_factors))
         self.beta_JP[:, self.width :] = factors * np.sqrt(prior.variances.factors_K)
+        self.past_X = np.zeros(NUM_PAST) if start is None else start.past_X
         if start is None:
             return
         old = start.items.mean_JP
@@ -171,7 +180,7 @@ class _Work:
         self.theta_ID[:known] = start.users.mean_ID[:known]
 
     def sweep(self) -> None:
-        """Expand, solve the items, solve the users, and learn the dispersion."""
+        """Expand, solve the items, the users and the past, and learn the dispersion."""
         theta_nD, taste_n, eta_n = self._predicted()
         own = theta_nD.shape[1] - self.num_factors
         mean_n, slope_n = expectation(self.kind, eta_n)
@@ -202,13 +211,16 @@ class _Work:
                 covariance_IDD=np.broadcast_to(self.population, self.theta_covariance.shape),
                 population_DD=self.population,
             )
+        if len(self.again):
+            self._solve_past()
         self._learn_dispersion()
 
     def _predicted(self) -> tuple[Array, Array, Array]:
-        """Return the users' effects (n, D), their part of the predictor, and the predictor (n,)."""
+        """Return the users' effects (n, D), the part without the item's, and the predictor (n,)."""
         theta_nD = np.where(self.known[:, None], self.theta_ID[self.users], 0.0)
         own = theta_nD.shape[1] - self.num_factors
         taste_n = np.einsum("nh,nh->n", self.taste_nH, theta_nD[:, :own])
+        taste_n += self.past_nX @ self.past_X
         eta_n = within_reach(self.kind, taste_n + self._item_part(theta_nD), self.centre)
         return theta_nD, taste_n, eta_n
 
@@ -238,6 +250,7 @@ class _Work:
     def _solve_users(self, weight_n: Array, response_n: Array) -> None:
         beta_nP = self.beta_JP[self.items]
         fixed_n = np.einsum("nc,nc->n", self.fixed_nC, beta_nP[:, : self.width])
+        fixed_n += self.past_nX @ self.past_X
         h_nD = np.hstack([self.taste_nH, beta_nP[:, self.width :]])
         users, rest = self.users, response_n - fixed_n
         moments, pulls = gather(users, self.num_users, h_nD, weight_n, rest)
@@ -273,6 +286,16 @@ class _Work:
             covariance_IDD=self.theta_covariance,
             population_DD=self.population,
         )
+
+    def _solve_past(self) -> None:
+        rows = self.again
+        _, _, eta_n = self._predicted()
+        mean_n, slope_n = expectation(self.kind, eta_n[rows])
+        weight_n = self.rows.counts[rows] * slope_n / self.dispersion_J[self.items[rows]]
+        past_nX = self.past_nX[rows]
+        rest_n = (self.rows.means[rows] - mean_n) / slope_n + past_nX @ self.past_X
+        variance = PAST_VARIANCE * self.prior.variances.mean
+        self.past_X = past_weights(past_nX, weight_n, rest_n, variance)
 
     def _learn_dispersion(self) -> None:
         """Learn phi from the squares that are left, with those that the posterior expects."""
@@ -310,6 +333,7 @@ class _Work:
             dispersion_J=self.dispersion_J,
             context=self.context_scale,
             centre=self.centre,
+            past_X=self.past_X,
         )
 
 

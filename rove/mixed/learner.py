@@ -1,6 +1,7 @@
 """A learner of the mixed model that lives in memory: score, observe, refit, export what it knows.
 
     rove.mixed.trials    what happened
+    rove.mixed.past      what a user had with the very item
     rove.mixed.fitting   from the trials to the posterior, from time to time
     rove.mixed.contexts  the scale of contexts
 
@@ -24,6 +25,7 @@ from rove.mixed.contexts import ContextScale
 from rove.mixed.effects import Array, Codes
 from rove.mixed.fitting import Catalogue, Fitted, Prior, default_prior, fit
 from rove.mixed.links import Kind, expectation, link_of, within_reach
+from rove.mixed.past import Past
 from rove.mixed.trials import Trials
 
 Vectors = npt.NDArray[np.float32]
@@ -61,6 +63,7 @@ class MixedLearner:
         self._next_fit = FIRST_FIT
         self._num_users = 1
         self.trials = Trials(context_size)
+        self._past = Past(num_items)
 
     @property
     def fitted(self) -> Fitted | None:
@@ -82,6 +85,9 @@ class MixedLearner:
         if num_taste:
             taste_BSF = self._catalogue.taste_JF[items_BS]
             mean_BS += np.matmul(taste_BSF, theta_BD[:, 1 : 1 + num_taste, None])[:, :, 0]
+        past_BSX = self._past.read(users_B, items_BS)
+        if past_BSX is not None:
+            mean_BS += past_BSX @ self._fitted.past_X
         covariance_BSPP = self._covariance_JPP[items_BS]
         if z_BP.shape[1] == 1:
             variance_BS = covariance_BSPP[:, :, 0, 0]
@@ -106,12 +112,14 @@ class MixedLearner:
         if not np.isfinite(rewards_n).all():
             bad = rewards_n[~np.isfinite(rewards_n)][0]
             raise InvalidInput(f"a reward must be a finite number, got {bad}")
-        self.trials.add(users_n, items_n, rewards_n, context_nQ, time)
+        past_nX = self._past.observe(users_n, items_n, rewards_n)
+        self.trials.add(users_n, items_n, rewards_n, context_nQ, time, past_nX)
         self._num_users = max(self._num_users, int(users_n.max(initial=0)) + 1)
         if len(self.trials) >= self._next_fit:
             self.refit()
         elif self._fitted is not None:
-            self._update(users_n, items_n, rewards_n, context_nQ)
+            known_n = past_nX @ self._fitted.past_X
+            self._update(users_n, items_n, rewards_n, context_nQ, known_n)
 
     def refit(self) -> None:
         """Fit to all trials, starting from the last fit."""
@@ -175,7 +183,12 @@ class MixedLearner:
             self._theta_covariance = np.concatenate([self._theta_covariance, fresh])
 
     def _update(
-        self, users_n: Codes, items_n: Codes, rewards_n: Array, context_nQ: Vectors | None
+        self,
+        users_n: Codes,
+        items_n: Codes,
+        rewards_n: Array,
+        context_nQ: Vectors | None,
+        known_n: Array,
     ) -> None:
         """Move items and users by one rank-one update a trial, alike visitors together."""
         self._grow()
@@ -183,12 +196,14 @@ class MixedLearner:
         alike_n = (users_n < 0) & (self.trials.context_size == 0)
         for item in np.unique(items_n[alike_n]).tolist():
             same_n = alike_n & (items_n == item)
-            self._learn(item, -1, z_nC[0], float(rewards_n[same_n].mean()), int(same_n.sum()))
+            self._learn(item, -1, z_nC[0], float(rewards_n[same_n].mean()), int(same_n.sum()), 0.0)
         for row in np.flatnonzero(~alike_n).tolist():
             user, reward = int(users_n[row]), float(rewards_n[row])
-            self._learn(int(items_n[row]), user, z_nC[row], reward, 1)
+            self._learn(int(items_n[row]), user, z_nC[row], reward, 1, float(known_n[row]))
 
-    def _learn(self, item: int, user: int, z_C: Array, reward: float, count: int) -> None:
+    def _learn(
+        self, item: int, user: int, z_C: Array, reward: float, count: int, known: float
+    ) -> None:
         fitted = self._fitted
         assert fitted is not None
         width, own = len(z_C), 1 + self._catalogue.taste_JF.shape[1]
@@ -196,7 +211,7 @@ class MixedLearner:
         beta = self._beta_JP[item]
         h_D = np.concatenate([[1.0], self._catalogue.taste_JF[item], beta[width:]])
         z_P = np.concatenate([z_C, theta[own:]])
-        eta = beta[:width] @ z_C + h_D @ theta
+        eta = beta[:width] @ z_C + h_D @ theta + known
         expanded = within_reach(fitted.kind, eta, fitted.centre)
         mean, slope = expectation(fitted.kind, expanded)
         error = expanded + (reward - mean) / slope - eta

@@ -14,9 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rove.mixed.past import NUM_PAST
+
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
+
+_COLUMNS = "_users _items _counts _means _spreads _times _contexts _past".split()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class Columns:
     spreads: Array  # (n,), sum of their squared deviations from it
     times: Array  # (n,), the latest
     contexts: Vectors  # (n, Q), as given
+    past: Vectors  # (n, X), of the user with the item before (`rove.mixed.past`)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -48,6 +53,7 @@ class Trials:
         self._spreads = np.empty(64)
         self._times = np.empty(64)
         self._contexts = np.empty((64, context_size), np.float32)
+        self._past = np.empty((64, NUM_PAST), np.float32)
         self._row_of_item: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -71,12 +77,19 @@ class Trials:
             spreads=self._spreads[:n],
             times=self._times[:n],
             contexts=self._contexts[:n],
+            past=self._past[:n],
         )
 
     def add(
-        self, users: Codes, items: Codes, rewards: Array, contexts: Vectors | None, time: float
+        self,
+        users: Codes,
+        items: Codes,
+        rewards: Array,
+        contexts: Vectors | None,
+        time: float,
+        past: Array | None = None,
     ) -> None:
-        """Record n trials that happened at `time`."""
+        """Record n trials that happened at `time`; `past` (n, X): None where nobody had one."""
         self._num_trials += len(users)
         if self.context_size == 0 and len(users) and users.max() < 0:
             self._add_up(items, rewards, time)
@@ -86,10 +99,17 @@ class Trials:
             if unknown.any():
                 self._add_up(items[unknown], rewards[unknown], time)
                 users, items, rewards = users[~unknown], items[~unknown], rewards[~unknown]
-        self._append(users, items, rewards, contexts, time)
+                past = None if past is None else past[~unknown]
+        self._append(users, items, rewards, contexts, time, past)
 
     def _append(
-        self, users: Codes, items: Codes, rewards: Array, contexts: Vectors | None, time: float
+        self,
+        users: Codes,
+        items: Codes,
+        rewards: Array,
+        contexts: Vectors | None,
+        time: float,
+        past: Array | None,
     ) -> None:
         start, stop = self._size, self._size + len(users)
         self._reserve(stop)
@@ -101,6 +121,7 @@ class Trials:
         self._times[start:stop] = time
         if self.context_size:
             self._contexts[start:stop] = 0.0 if contexts is None else contexts
+        self._past[start:stop] = 0.0 if past is None else past
         self._size = stop
 
     def _add_up(self, items: Codes, rewards: Array, time: float) -> None:
@@ -110,7 +131,7 @@ class Trials:
         if new:
             start, num = self._size, len(new)
             empty = np.zeros(num)
-            self._append(np.full(num, -1), np.array(new), empty, None, time)
+            self._append(np.full(num, -1), np.array(new), empty, None, time, None)
             self._counts[start : start + num] = 0.0
             self._row_of_item.update(zip(new, range(start, start + num), strict=True))
         rows = np.array([self._row_of_item[item] for item in distinct.tolist()], np.int64)
@@ -128,7 +149,7 @@ class Trials:
         if size <= len(self._users):
             return
         capacity = max(size, 2 * len(self._users))
-        for name in ("_users", "_items", "_counts", "_means", "_spreads", "_times", "_contexts"):
+        for name in _COLUMNS:
             old = getattr(self, name)
             grown = np.empty((capacity, *old.shape[1:]), old.dtype)
             grown[: self._size] = old[: self._size]
