@@ -79,6 +79,8 @@ class EncoderSection(Section):
     """`auto` measures both once and keeps the faster."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of torch; torch's own choice when absent."""
+    adapter: Path | None = None
+    """A folder written by `training.adapt`, put on top of `model`, whose adapter it must be."""
 
 
 class RewardRule(Section):
@@ -306,6 +308,60 @@ class PretrainSection(Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
+class AdaptSection(Section):
+    """How the language model learns from behaviour; see `training.adapt`."""
+
+    path: Path = Path("outputs/adapt")
+    """The run's folder: the adapter that comes out and the report. The same folder goes on where a
+    stopped run was."""
+    storage: str | None = None
+    """Folder or s3:// address of checkpoints, the same for all workers; `path` when absent."""
+    method: Literal["lora", "adalora", "houlsby"] = "lora"
+    """What is trained beside the frozen weights."""
+    objective: Literal["posterior", "contrastive", "bce"] = "posterior"
+    """posterior: what serving computes predicts the next interactions; contrastive: a softmax over
+    the batch's items; bce: user and item towers, sigmoid and binary cross-entropy."""
+    start: Path | None = None
+    """An adapter folder to start from, also another catalogue's."""
+    layers: Annotated[int, Field(ge=1)] | None = 2
+    """The topmost layers adapt, the others' output is computed once; null: all adapt."""
+    rank: Annotated[int, Field(ge=1, le=1024)] = 8
+    """lora: of every map; adalora: on average, once the budget has been allocated."""
+    bottleneck: Annotated[int, Field(ge=1, le=4096)] = 48
+    """houlsby: width."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    learning_rate: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    epochs: Annotated[int, Field(ge=1)] = 10
+    """At most: training stops when the later part of the history is predicted no better."""
+    patience: Annotated[int, Field(ge=1)] = 2
+    """Epochs without a better validation after which training stops."""
+    validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
+    """Share of the latest interactions that is not trained on."""
+    batch_users: Annotated[int, Field(ge=2)] = 64
+    batch_items: Annotated[int, Field(ge=2)] = 192
+    """Items that a step reads with gradients; the others' vectors are of their last reading."""
+    support: Annotated[int, Field(ge=1)] = 10
+    """A user's interactions before those to predict: 1 to this many."""
+    hard_negatives: Annotated[int, Field(ge=0)] = 4
+    """contrastive: of each positive, similar items that the user did not take; bce: negatives."""
+    span_deletion: Share = 0.1
+    """Share of an item's tokens hidden in one span while training."""
+    field_dropout: Share = 0.1
+    """How often only an item's first field is read while training."""
+    stay_close: NonNegative = 0.1
+    """Weight of 1 - cosine between an item's vector and the one before training."""
+    max_inverse_propensity: Annotated[float, Field(ge=1)] = 10.0
+    """Weights of interactions that answer a decision are 1 / propensity, at most this."""
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    """Also each worker's CPU threads."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """Lost workers that are replaced; the run goes on from the last checkpoint."""
+    seed: int = 0
+
+
 class ServingSection(Section):
     """How the release is served."""
 
@@ -352,6 +408,7 @@ class Config(Section):
     releases: ReleaseSection = ReleaseSection()
     training: TrainingSection = TrainingSection()
     pretrain: PretrainSection = PretrainSection()
+    adapt: AdaptSection = AdaptSection()
     serving: ServingSection = ServingSection()
 
     @classmethod
