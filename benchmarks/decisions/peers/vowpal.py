@@ -14,7 +14,8 @@ components and its category `t`; interactions u x i, u x t, c x i and c x t. A l
   the items and of the users are parsed once and used again, which changes no prediction (5 to 10
   times as fast with 100 candidates); only the labelled line is parsed for each update.
 - Requests of a batch with the same user, candidates and context are predicted once, as nothing is
-  learnt between them. Contexts of more than 128 values are reduced by a fixed random projection.
+  learnt between them. Contexts of more than 128 values are reduced by a fixed random projection:
+  with all 384 of a prompt it earned less on routing's development seeds (softmax .219, not .256).
 
 Axes are those of `_common`.
 """
