@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rove.mixed.contexts import ContextScale
+from rove.mixed.dispersion import dispersions, is_binary
 from rove.mixed.effects import (
     Array,
     Codes,
@@ -29,12 +30,13 @@ from rove.mixed.links import Kind, expectation, predictor, within_reach
 from rove.mixed.past import NUM_PAST, past_weights
 from rove.mixed.trials import Columns
 
-NOISE_STRENGTH = 10.0
-"""Trials that the prior of a dispersion counts for."""
 DEFAULT_SPREAD: dict[Kind, float] = {"identity": 0.3, "logit": 0.5, "log": 0.3}
 """Standard deviation of an item's mean, of a user's and so on, before there are data; in units of
 the rewards' deviation for `identity`."""
 
+CONTEXT_VARIANCE = 16.0
+"""Of an item's context effects, in units of the prior variance of its mean, where contexts are
+numbers: those were chosen by somebody because they matter; the directions of a text were not."""
 PAST_VARIANCE = 16.0
 """Of a weight of the past, in units of the prior variance of an item's mean."""
 
@@ -78,7 +80,14 @@ class Prior:
     dispersion: float
 
 
-def default_prior(kind: Kind, deviation: float, num_taste: int, num_factors: int) -> Prior:
+def default_prior(
+    kind: Kind,
+    deviation: float,
+    num_taste: int,
+    num_factors: int,
+    *,
+    context_is_text: bool = False,
+) -> Prior:
     """Return a weak prior: every term may matter, none has to."""
     scale = DEFAULT_SPREAD[kind] * (deviation if kind == "identity" else 1.0)
     square = scale**2
@@ -89,7 +98,7 @@ def default_prior(kind: Kind, deviation: float, num_taste: int, num_factors: int
     return Prior(
         variances=ItemVariances(
             mean=square,
-            context=square,
+            context=square if context_is_text else CONTEXT_VARIANCE * square,
             factors_K=np.full(num_factors, square / max(1, num_factors)),
             text=square,
             shared_context=square,
@@ -299,7 +308,7 @@ class _Work:
 
     def _learn_dispersion(self) -> None:
         """Learn phi from the squares that are left, with those that the posterior expects."""
-        if self.kind == "logit" and _is_binary(self.rows):
+        if self.kind == "logit" and is_binary(self.rows):
             return
         theta_nD, _, eta_n = self._predicted()
         own = theta_nD.shape[1] - self.num_factors
@@ -315,12 +324,13 @@ class _Work:
         spread_n[rows] += np.einsum("rd,rde,re->r", h_rD, covariance_r, h_rD, optimize=True)
         square_n = np.square(self.rows.means - mean_n) * self.rows.counts + self.rows.spreads
         left_n = square_n / slope_n + self.rows.counts * slope_n * spread_n
-        total = float(self.rows.counts.sum())
-        held = NOISE_STRENGTH
-        self.dispersion = (held * self.prior.dispersion + float(left_n.sum())) / (held + total)
-        left_J = np.bincount(self.items, left_n, len(self.dispersion_J))
-        num_J = np.bincount(self.items, self.rows.counts, len(self.dispersion_J))
-        self.dispersion_J = (held * self.dispersion + left_J) / (held + num_J)
+        self.dispersion, self.dispersion_J = dispersions(
+            self.rows,
+            left_n,
+            len(self.dispersion_J),
+            self.prior.dispersion,
+            may_be_binary=self.kind == "logit",
+        )
 
     def fitted(self) -> Fitted:
         """Return the result."""
@@ -344,9 +354,3 @@ def _returning(users: Codes, num_users: int) -> Codes:
     known = users >= 0
     num_I = np.bincount(users[known], minlength=num_users)
     return np.where(known & (num_I[users] > 1), users, -1)
-
-
-def _is_binary(rows: Columns) -> bool:
-    # A row of c trials with r ones has spread r (1 - r / c); in every other case it is less.
-    ones = rows.counts * rows.means
-    return bool(np.allclose(rows.spreads, ones * (1.0 - rows.means), atol=1e-6))

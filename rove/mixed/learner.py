@@ -128,7 +128,13 @@ class MixedLearner:
         start = self._fitted if self._fitted and self._fitted.kind == kind else None
         deviation = max(float(rows.means.std()), 1e-6)
         num_taste = self._catalogue.taste_JF.shape[1]
-        prior = self._prior or default_prior(kind, deviation, num_taste, self._num_factors)
+        prior = self._prior or default_prior(
+            kind,
+            deviation,
+            num_taste,
+            self._num_factors,
+            context_is_text=self._context_is_text,
+        )
         self._fitted = fit(
             rows,
             self._catalogue,
