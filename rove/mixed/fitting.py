@@ -69,6 +69,8 @@ class Fitted:
     """The predictor of the overall mean."""
     past_X: Array
     """Weights of what a user had with the very item before (`rove.mixed.past`)."""
+    others_PP: Array
+    """M of `rove.mixed.teaching`: the mean of z z' over the trials, z = [1, c, u]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,6 +334,13 @@ class _Work:
             may_be_binary=self.kind == "logit",
         )
 
+    def _others(self) -> Array:
+        theta_nD, _, _ = self._predicted()
+        own = theta_nD.shape[1] - self.num_factors
+        z_nP = np.hstack([self.fixed_nC, theta_nD[:, own:]])
+        share_n = self.rows.counts / self.rows.counts.sum()
+        return np.asarray((z_nP * share_n[:, None]).T @ z_nP)
+
     def fitted(self) -> Fitted:
         """Return the result."""
         return Fitted(
@@ -344,6 +353,7 @@ class _Work:
             context=self.context_scale,
             centre=self.centre,
             past_X=self.past_X,
+            others_PP=self._others(),
         )
 
 

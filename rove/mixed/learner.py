@@ -5,11 +5,12 @@
     rove.mixed.fitting   from the trials to the posterior, from time to time
     rove.mixed.contexts  the scale of contexts
 
-- Between refits a reward moves its item and its user by one exact Gaussian update of the expanded
-  likelihood each, given the other's mean.
+- Between refits rewards move their items and users by exact Gaussian updates of the expanded
+  likelihood, given the other's mean; those of one call together (`rove.mixed.updating`).
 - Refits happen at geometric times (x `GROWTH`), so their work stays in proportion to the trials.
-- `deviations` are those of the items' effects: what one user's exploring teaches all others. What
-  is not known of the user alone does not count, since few users stay to be repaid (measured).
+- `deviations` are of what one user's exploring teaches all others of the items' effects
+  (`rove.mixed.teaching`). What is not known of the user alone does not count, since few users stay
+  to be repaid (measured).
 - Means and covariances are kept in float32, solved in float64.
 
 Shapes: B requests, S candidates, J items, E embedding, Q context; others as in `fitting`.
@@ -26,13 +27,17 @@ from rove.mixed.effects import Array, Codes
 from rove.mixed.fitting import Catalogue, Fitted, Prior, default_prior, fit
 from rove.mixed.links import Kind, expectation, link_of, within_reach
 from rove.mixed.past import Past
+from rove.mixed.teaching import teaching_deviation
 from rove.mixed.trials import Trials
+from rove.mixed.updating import condition
 
 Vectors = npt.NDArray[np.float32]
 
 GROWTH = 1.3
 FIRST_FIT = 10
 FIRST_SWEEPS = 8
+CHUNK = 64
+"""Trials whose likelihood is expanded at the same means."""
 
 
 class MixedLearner:
@@ -73,7 +78,7 @@ class MixedLearner:
     def score(
         self, users_B: Codes, items_BS: Codes, context_BQ: Vectors | None
     ) -> tuple[Array, Array]:
-        """Return mean and deviation of the predictor, (B, S); a higher one is a higher reward."""
+        """Return mean of the predictor and deviation of what is taught, (B, S)."""
         if self._fitted is None:
             return np.zeros(items_BS.shape), np.ones(items_BS.shape)
         z_BC = self._contexts(context_BQ, len(users_B))
@@ -90,11 +95,8 @@ class MixedLearner:
             mean_BS += past_BSX @ self._fitted.past_X
         covariance_BSPP = self._covariance_JPP[items_BS]
         if z_BP.shape[1] == 1:
-            variance_BS = covariance_BSPP[:, :, 0, 0]
-        else:
-            half_BSP = np.matmul(covariance_BSPP, z_BP[:, None, :, None])[..., 0]
-            variance_BS = np.matmul(half_BSP, z_BP[:, :, None])[:, :, 0]
-        return mean_BS, np.sqrt(np.maximum(variance_BS, 1e-12))
+            return mean_BS, np.sqrt(np.maximum(covariance_BSPP[:, :, 0, 0], 1e-12))
+        return mean_BS, teaching_deviation(covariance_BSPP, z_BP, self._fitted.others_PP)
 
     def expected(self, predictor: Array) -> Array:
         """Return the rewards that predictors stand for."""
@@ -196,20 +198,40 @@ class MixedLearner:
         context_nQ: Vectors | None,
         known_n: Array,
     ) -> None:
-        """Move items and users by one rank-one update a trial, alike visitors together."""
+        """Move items and users, given the other's mean, by chunks expanded where they begin."""
         self._grow()
         z_nC = self._contexts(context_nQ, len(users_n))
-        alike_n = (users_n < 0) & (self.trials.context_size == 0)
-        for item in np.unique(items_n[alike_n]).tolist():
-            same_n = alike_n & (items_n == item)
-            self._learn(item, -1, z_nC[0], float(rewards_n[same_n].mean()), int(same_n.sum()), 0.0)
-        for row in np.flatnonzero(~alike_n).tolist():
-            user, reward = int(users_n[row]), float(rewards_n[row])
-            self._learn(int(items_n[row]), user, z_nC[row], reward, 1, float(known_n[row]))
+        if len(users_n) == 1:
+            self._learn(int(items_n[0]), int(users_n[0]), z_nC[0], float(rewards_n[0]), known_n[0])
+            return
+        for first in range(0, len(users_n), CHUNK):
+            rows = slice(first, first + CHUNK)
+            self._learn_many(
+                users_n[rows], items_n[rows], rewards_n[rows], z_nC[rows], known_n[rows]
+            )
 
-    def _learn(
-        self, item: int, user: int, z_C: Array, reward: float, count: int, known: float
+    def _learn_many(
+        self, users_n: Codes, items_n: Codes, rewards_n: Array, z_nC: Array, known_n: Array
     ) -> None:
+        fitted = self._fitted
+        assert fitted is not None
+        width, taste_nF = z_nC.shape[1], self._catalogue.taste_JF[items_n]
+        beta_nP, theta_nD = self._beta_JP[items_n], self._thetas(users_n)
+        h_nD = np.hstack([np.ones((len(items_n), 1)), taste_nF, beta_nP[:, width:]])
+        z_nP = np.hstack([z_nC, theta_nD[:, 1 + taste_nF.shape[1] :]])
+        eta_n = np.einsum("np,np->n", beta_nP[:, :width], z_nC)
+        eta_n += np.einsum("nd,nd->n", h_nD, theta_nD) + known_n
+        expanded_n = within_reach(fitted.kind, eta_n, fitted.centre)
+        mean_n, slope_n = expectation(fitted.kind, expanded_n)
+        error_n = expanded_n + (rewards_n - mean_n) / slope_n - eta_n
+        weight_n = slope_n / fitted.dispersion_J[items_n]
+        condition(self._beta_JP, self._covariance_JPP, items_n, z_nP, weight_n, error_n)
+        known = np.flatnonzero(users_n >= 0)
+        if len(known):
+            users = users_n[known], h_nD[known], weight_n[known], error_n[known]
+            condition(self._theta_ID, self._theta_covariance, *users)
+
+    def _learn(self, item: int, user: int, z_C: Array, reward: float, known: float) -> None:
         fitted = self._fitted
         assert fitted is not None
         width, own = len(z_C), 1 + self._catalogue.taste_JF.shape[1]
@@ -221,7 +243,7 @@ class MixedLearner:
         expanded = within_reach(fitted.kind, eta, fitted.centre)
         mean, slope = expectation(fitted.kind, expanded)
         error = expanded + (reward - mean) / slope - eta
-        weight = count * slope / fitted.dispersion_J[item]
+        weight = slope / fitted.dispersion_J[item]
         pull = self._covariance_JPP[item] @ z_P
         gain = weight / (1.0 + weight * (z_P @ pull))
         self._beta_JP[item] += gain * error * pull

