@@ -16,8 +16,8 @@ LONG = 1_000_000
 MANY = 10_000
 """Requests of a run with 50 to 100 candidates that Vowpal Wabbit plays in 5 to 10 seconds."""
 MUCH_WORK = 2e8
-"""Requests x items x D^2 of a run that takes MABWiser ten seconds and more, for D features of a request;
-200 stands for what a prediction takes apart from the matrices."""
+"""Requests x items x D^2 of a run that takes MABWiser ten seconds and more, for D features of a
+request; 200 stands for what a prediction takes apart from the matrices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
