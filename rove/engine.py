@@ -75,6 +75,7 @@ class Engine:
         self._regulation: Regulation | None = None
         if config.policy.kind == "regulated":
             self._regulation = Regulation(config.policy.regulation, self._rewards, ledger)
+            self._regulation.catch_up(clock())
         self.view = self._view(latest(config.releases.path))
 
     @classmethod

@@ -65,18 +65,24 @@ class Regulation:
             )
         return [chosen[self._segment(request.context)] for request in requests]
 
-    def sync(self, now_s: float) -> None:
-        """Credit what has expired since; a part of it at a time."""
+    def catch_up(self, now_s: float) -> None:
+        """Credit all that has expired: blocks close by the clock, also while nobody served."""
+        while self.sync(now_s):
+            pass
+
+    def sync(self, now_s: float) -> bool:
+        """Credit what has expired since, a part of it at a time; say whether there was any."""
         if self._until_s is None:
             self._until_s = now_s - self._rewards.wait_s  # nothing was decided here before
         part = self._ledger.expired(self._until_s, now_s)
         if not part:
-            return
+            return False
         for one in part:
             self._credit(one)
         self._until_s = part[-1].expires_at
         with self._ledger.transaction() as transaction:
             transaction.put_state(_STATE, f"{self._until_s!r}\n{self._regulator.dump()}")
+        return True
 
     def _credit(self, shown: Shown) -> None:
         regulated = shown.regulated

@@ -112,6 +112,23 @@ def test_what_has_expired_is_credited_once_and_survives_a_restart(tmp_path: Path
     assert strength(rank(again, request("ann", "then"))) == strength_now
 
 
+def test_what_expired_while_nobody_served_is_credited(tmp_path: Path) -> None:
+    """Blocks close by the clock: a restart credits what was open before it decides anything."""
+    shops = [shop_in(tmp_path / name) for name in ("always", "down")]
+    engines = [opened(shop) for shop in shops]
+    for engine, shop in zip(engines, shops, strict=True):
+        play(engine, shop, 12)
+    engines[1].close()
+    for _ in range(40):
+        shops[0].clock.now += 600.0
+        engines[0].sync()
+    shops[1].clock.now = shops[0].clock.now
+    again = opened(shops[1])
+    rank(again, request("ann", "late"))
+    rank(engines[0], request("ann", "late"))
+    assert known(again) == known(engines[0])
+
+
 def test_segments_are_values_of_the_context(tmp_path: Path) -> None:
     engine = opened(shop_in(tmp_path), segment="device", trial_share=1.0, budget=1.0)
     names = [f"d{n}" for n in range(MAX_SEGMENTS + 5)]
