@@ -11,12 +11,17 @@
 - `deviations` are of what one user's exploring teaches all others of the items' effects
   (`rove.mixed.teaching`). What is not known of the user alone does not count, since few users stay
   to be repaid (measured).
+- With a half-life, in units of `time`, trials weigh 2^(-age / half_life): in a fit, which is also
+  due when that share of all is forgotten that `GROWTH` would add, and between fits by widening what
+  is known of an item or a user before it moves, up to what is known of a new one.
 - Means and covariances are kept in float32, solved in float64.
 
 Shapes: B requests, S candidates, J items, E embedding, Q context; others as in `fitting`.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +30,7 @@ from rove.errors import InvalidInput
 from rove.mixed.contexts import ContextScale
 from rove.mixed.effects import Array, Codes
 from rove.mixed.fitting import Catalogue, Fitted, Prior, default_prior, fit
+from rove.mixed.forgetting import Fading
 from rove.mixed.links import Kind, expectation, link_of, within_reach
 from rove.mixed.past import Past
 from rove.mixed.teaching import teaching_deviation
@@ -56,6 +62,7 @@ class MixedLearner:
         num_factors: int = 4,
         kind: Kind | None = None,
         prior: Prior | None = None,
+        half_life: float | None = None,
         rng: np.random.Generator,
     ) -> None:
         self._catalogue = _catalogue(text_JE, num_items, groups_J, num_map, num_taste)
@@ -67,7 +74,11 @@ class MixedLearner:
         self._fitted: Fitted | None = None
         self._next_fit = FIRST_FIT
         self._num_users = 1
-        self.trials = Trials(context_size)
+        if half_life is not None and not half_life > 0.0:
+            raise InvalidInput(f"half_life must be above 0, got {half_life}; None forgets nothing")
+        self.trials = Trials(context_size, half_life)
+        self._now = self._fitted_at = -math.inf
+        self._fading_items, self._fading_users = Fading(half_life), Fading(half_life)
         self._past = Past(num_items)
 
     @property
@@ -117,7 +128,8 @@ class MixedLearner:
         past_nX = self._past.observe(users_n, items_n, rewards_n)
         self.trials.add(users_n, items_n, rewards_n, context_nQ, time, past_nX)
         self._num_users = max(self._num_users, int(users_n.max(initial=0)) + 1)
-        if len(self.trials) >= self._next_fit:
+        self._now = max(self._now, time)
+        if len(self.trials) >= self._next_fit or self._has_faded():
             self.refit()
         elif self._fitted is not None:
             known_n = past_nX @ self._fitted.past_X
@@ -125,7 +137,9 @@ class MixedLearner:
 
     def refit(self) -> None:
         """Fit to all trials, starting from the last fit."""
-        rows = self.trials.columns
+        rows = self.trials.weighted(self._now)
+        if len(rows) == 0:
+            return
         kind = self._kind or link_of(rows.means)
         start = self._fitted if self._fitted and self._fitted.kind == kind else None
         deviation = max(float(rows.means.std()), 1e-6)
@@ -152,7 +166,15 @@ class MixedLearner:
         self._covariance_JPP = self._fitted.items.covariance_JPP.astype(np.float32)
         self._theta_ID = self._fitted.users.mean_ID.astype(np.float32)
         self._theta_covariance = self._fitted.users.covariance_IDD.astype(np.float32)
+        self._fitted_at = self._now
+        self._fading_items.restart(self._now)
+        self._fading_users.restart(self._now)
         self._next_fit = max(len(self.trials) + 1, int(GROWTH * len(self.trials)))
+
+    def _has_faded(self) -> bool:
+        if self._fitted is None or self.trials.half_life is None:
+            return False
+        return self._now - self._fitted_at > self.trials.half_life * math.log2(GROWTH)
 
     def export_prior(self) -> Prior:
         """Return what was learnt of the variances, for a learner of other data of the same kind."""
@@ -200,6 +222,7 @@ class MixedLearner:
     ) -> None:
         """Move items and users, given the other's mean, by chunks expanded where they begin."""
         self._grow()
+        self._fade(users_n, items_n)
         z_nC = self._contexts(context_nQ, len(users_n))
         if len(users_n) == 1:
             self._learn(int(items_n[0]), int(users_n[0]), z_nC[0], float(rewards_n[0]), known_n[0])
@@ -209,6 +232,14 @@ class MixedLearner:
             self._learn_many(
                 users_n[rows], items_n[rows], rewards_n[rows], z_nC[rows], known_n[rows]
             )
+
+    def _fade(self, users_n: Codes, items_n: Codes) -> None:
+        fitted = self._fitted
+        assert fitted is not None
+        most = float(fitted.variances.of_effects(fitted.context.size).sum())
+        self._fading_items.widen(self._covariance_JPP, items_n, self._now, most)
+        most = float(np.trace(fitted.users.population_DD))
+        self._fading_users.widen(self._theta_covariance, users_n, self._now, most)
 
     def _learn_many(
         self, users_n: Codes, items_n: Codes, rewards_n: Array, z_nC: Array, known_n: Array

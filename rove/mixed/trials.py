@@ -4,12 +4,15 @@ A trial is one item shown to one user in one context with its reward. Trials of 
 known, without a context, differ only in their item: they are added up, so that a million visitors
 of six headlines are six rows.
 
+With a half-life a trial weighs 2^(-age / half_life): `Trials.weighted` gives counts and spreads at
+a time. What is added up keeps no times of its own, so it fades when it is added to.
+
 Columns grow by doubling; `Trials.columns` are views.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,8 @@ Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 
+FORGOTTEN = 1e-3
+"""A row that weighs less is left out of a fit."""
 _COLUMNS = "_users _items _counts _means _spreads _times _contexts _past".split()
 
 
@@ -43,7 +48,8 @@ class Columns:
 class Trials:
     """A growing record of trials."""
 
-    def __init__(self, context_size: int) -> None:
+    def __init__(self, context_size: int, half_life: float | None = None) -> None:
+        self.half_life = half_life
         self._size = 0
         self._num_trials = 0
         self._users = np.empty(64, np.int64)
@@ -79,6 +85,18 @@ class Trials:
             contexts=self._contexts[:n],
             past=self._past[:n],
         )
+
+    def weighted(self, now: float) -> Columns:
+        """Return the rows as they weigh at `now`, without those that hardly do."""
+        rows = self.columns
+        if self.half_life is None:
+            return rows
+        share_n = np.exp2(np.minimum((rows.times - now) / self.half_life, 0.0))
+        kept = np.flatnonzero(share_n > FORGOTTEN)
+        part = {field.name: getattr(rows, field.name)[kept] for field in fields(rows)}
+        part["counts"] *= share_n[kept]
+        part["spreads"] *= share_n[kept]
+        return Columns(**part)
 
     def add(
         self,
@@ -138,6 +156,10 @@ class Trials:
         count = np.bincount(inverse).astype(np.float64)
         mean = np.bincount(inverse, rewards) / count
         spread = np.bincount(inverse, np.square(rewards - mean[inverse]))
+        if self.half_life is not None:
+            faded = np.exp2(np.minimum((self._times[rows] - time) / self.half_life, 0.0))
+            self._counts[rows] *= faded
+            self._spreads[rows] *= faded
         total = self._counts[rows] + count
         apart = mean - self._means[rows]
         self._spreads[rows] += spread + np.square(apart) * self._counts[rows] * count / total
