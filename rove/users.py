@@ -19,30 +19,17 @@ import numpy.typing as npt
 
 from rove.events import InteractionType
 from rove.model import UserPosterior
+from rove.user_rows import ExplicitTrials, Standing
+from rove.user_rows import Observation as Observation
 
 Array = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 Features = Callable[[Sequence[int]], Vectors]
 """Rows of items (n,) -> their features (n, D)."""
 
-_BYTES_A_PAIR = 200
-_BYTES_A_USER = 1000
+_BYTES_A_PAIR = 27  # 24, and what arrays take to grow
+_BYTES_A_USER = 820  # objects, and the cache's entry
 _EXPLICIT = frozenset({InteractionType.REWARD, InteractionType.RATING})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """One rewarded interaction of a user."""
-
-    row: int
-    """The item's row of the catalogue."""
-    reward: float
-    timestamp: float
-
-    @property
-    def is_positive(self) -> bool:
-        """Whether it is part of what the user wants."""
-        return self.reward > 0.0
 
 
 def is_observation(kind: InteractionType | str, reward: float) -> bool:
@@ -53,16 +40,18 @@ def is_observation(kind: InteractionType | str, reward: float) -> bool:
 class User:
     """One user's interactions, folded; `as_of_s` is the time of the latest."""
 
-    standing: dict[int, tuple[float, float]]
+    __slots__ = ("as_of_s", "pull_D", "standing", "trials")
+
+    standing: Standing
     """Item row -> (reward, timestamp) of the positive interaction that counts most."""
-    trials: list[Observation]
+    trials: ExplicitTrials
     pull_D: Array
     """sum over standing of reward * 2^(-(as_of - timestamp) / half_life) * phi."""
     as_of_s: float
 
     def __init__(self, num_factors: int) -> None:
-        self.standing = {}
-        self.trials = []
+        self.standing = Standing()
+        self.trials = ExplicitTrials()
         self.pull_D = np.zeros(num_factors)
         self.as_of_s = -np.inf
 
