@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from rove.adaptation import adapters
 from rove.config import EncoderSection
 from rove.errors import ConfigError, shown
 
@@ -37,6 +39,7 @@ _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 _CHARACTERS_PER_TOKEN = 64  # a text is cut to this many per token before it is tokenised
 _TOKENIZE_TOGETHER = 1024  # texts
 _NAME_LENGTH = 16  # hexadecimal digits
+_ADAPTER = "adapter"  # folder of an adapter within a model's
 # Not worth measuring: on AVX2, bfloat16 takes fifteen times as long as float32.
 _EMULATING_BFLOAT16 = ("DEFAULT", "AVX2")
 _CPU = torch.backends.cpu.get_cpu_capability()
@@ -47,7 +50,8 @@ _NOT_THE_MODEL = ("_name_or_path", "architectures", "dtype", "torch_dtype", "tra
 class Encoder:
     """A pretrained transformer with mean pooling.
 
-    `e(text) = h / |h|`, with h the mean of the last layer's states over the text's tokens.
+    `e(text) = h / |h|`, with h the mean of the last layer's states over the text's tokens. With an
+    adapter (`rove.adaptation`): h of the adapted layers, and `(I + W) h / |(I + W) h|`.
     """
 
     name: str
@@ -57,11 +61,30 @@ class Encoder:
     dtype: torch.dtype
     """Of the forward pass; vectors are always float32."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, section: EncoderSection) -> None:
-        """Wrap a float32 `model` in evaluation mode and its fast tokenizer; see `load`."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        section: EncoderSection,
+        adapter: Path | None = None,
+    ) -> None:
+        """Wrap a float32 `model` in evaluation mode and its fast tokenizer; see `load`.
+
+        `adapter` is a folder of `rove.adaptation.adapters`; the model itself is not changed.
+        """
         self.dim = int(model.config.hidden_size)
-        self.name = _digest(model, tokenizer)
+        self.name = digest_of(model, tokenizer)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._adapter = adapter
+        self._projection_EE: torch.Tensor | None = None
+        self._base = model
+        if adapter is not None:
+            file = adapters.read(adapter, self.name)
+            model = copy.deepcopy(model)
+            adapters.apply(model, file)
+            self._projection_EE = (torch.eye(self.dim) + file.projection_EE).to(self.device)
+            both = self.name + file.digest
+            self.name = hashlib.sha256(both.encode()).hexdigest()[:_NAME_LENGTH]
         self._model = _move(model, self.device)
         self._tokenizer = tokenizer
         self._max_tokens = section.max_tokens
@@ -70,26 +93,15 @@ class Encoder:
 
     @classmethod
     def load(cls, section: EncoderSection) -> Encoder:
-        """Load `section.model`: `minilm`, a folder, or a name on the Hugging Face hub."""
+        """Load `section.model` and the adapter on it.
+
+        A folder that `save` wrote has its own adapter in it; `section.adapter` is then not read.
+        """
         if section.threads is not None:
             torch.set_num_threads(section.threads)
-        source = _locate(section.model)
-        # Quiet: what a checkpoint lacks is checked below.
-        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            model, loading = AutoModel.from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise ConfigError(
-                f"encoder.model {shown(section.model)} cannot be loaded: {reason}; give `minilm`, "
-                "a folder with config.json, model.safetensors and tokenizer.json, or a hub name"
-            ) from None
-        _check_loaded(section, model, tokenizer, loading["missing_keys"])
-        return cls(model.eval(), tokenizer, section)
+        model, tokenizer = load_model(section)
+        own = Path(section.model) / _ADAPTER
+        return cls(model, tokenizer, section, own if own.is_dir() else section.adapter)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors (n, dim) in the order of `texts`; the same text, the same vector."""
@@ -104,10 +116,12 @@ class Encoder:
         return sum(map(len, self._tokenize(texts)))
 
     def save(self, folder: Path) -> None:
-        """Write weights (safetensors), configuration and tokenizer for `load`."""
+        """Write weights (safetensors), configuration, tokenizer and adapter for `load`."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._model.save_pretrained(str(folder))
+        self._base.save_pretrained(str(folder))
         self._tokenizer.save_pretrained(str(folder))
+        if self._adapter is not None:
+            shutil.copytree(self._adapter, folder / _ADAPTER)
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         limit = self._max_tokens * _CHARACTERS_PER_TOKEN
@@ -138,7 +152,10 @@ class Encoder:
             input_ids=torch.from_numpy(ids).to(self.device), attention_mask=mask.to(torch.int64)
         )
         states = output.last_hidden_state.float() * mask[..., None]  # (B, T, dim)
-        vectors = torch.nn.functional.normalize(states.sum(1), dim=1)  # the mean's length cancels
+        sums = states.sum(1)
+        if self._projection_EE is not None:
+            sums = sums @ self._projection_EE.T
+        vectors = torch.nn.functional.normalize(sums, dim=1)  # the mean's length cancels
         result: Vectors = vectors.cpu().numpy()
         return result
 
@@ -165,6 +182,28 @@ class Encoder:
         start = time.perf_counter()
         self._forward(model, tokens)
         return time.perf_counter() - start
+
+
+def load_model(section: EncoderSection) -> tuple[PreTrainedModel, Any]:
+    """Return the float32 model `section.model` in evaluation mode, without adapter, and its fast
+    tokenizer: `minilm`, a folder, or a name on the Hugging Face hub."""
+    source = _locate(section.model)
+    # Quiet: what a checkpoint lacks is checked below.
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model, loading = AutoModel.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ConfigError(
+            f"encoder.model {shown(section.model)} cannot be loaded: {reason}; give `minilm`, "
+            "a folder with config.json, model.safetensors and tokenizer.json, or a hub name"
+        ) from None
+    _check_loaded(section, model, tokenizer, loading["missing_keys"])
+    return model.eval(), tokenizer
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -228,7 +267,7 @@ def _check_loaded(
         )
 
 
-def _digest(model: PreTrainedModel, tokenizer: Any) -> str:
+def digest_of(model: PreTrainedModel, tokenizer: Any) -> str:
     """Return a hash of what decides the vectors, the same after `save` and `load`."""
     settings = {k: v for k, v in model.config.to_dict().items() if k not in _NOT_THE_MODEL}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())

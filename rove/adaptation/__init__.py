@@ -1,0 +1,14 @@
+"""How the language model learns from behaviour: small trained parts beside frozen weights.
+
+layers      where in a transformer adapters go; Houlsby's bottleneck
+low_rank    LoRA and AdaLoRA by peft
+adapters    attach one to train it, write it to a folder, put a folder's on a model
+texts       the items' tokens, with spans and fields to leave out
+tower       tokens to vectors, with gradients; frozen layers' output is kept
+episodes    a user's interactions before and after a moment
+losses      posterior, contrastive, binary cross-entropy
+objectives  tower and loss as one trainable module
+training    an epoch of steps; how well what came later is predicted
+
+Base weights never change: an adapter is a folder of a few MB that names the model it belongs to.
+"""
