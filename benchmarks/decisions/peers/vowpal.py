@@ -22,6 +22,7 @@ Axes are those of `_common`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,21 @@ from benchmarks.decisions.peers._common import Context, components
 
 NUM_COMPONENTS = 16
 NUM_CONTEXT = 128
+
+
+class Distribution:
+    """Probabilities of the positions, to draw from many times."""
+
+    def __init__(self, probability_S: Floats) -> None:
+        self._probabilities: list[float] = probability_S.tolist()
+        self._cumulated: list[float] = probability_S.cumsum().tolist()
+        self._last = int(np.flatnonzero(probability_S)[-1])
+
+    def draw(self, luck: float) -> tuple[int, float]:
+        """Return the position at a luck in [0, 1), and its probability."""
+        drawn = bisect_right(self._cumulated, luck * self._cumulated[-1])
+        drawn = min(drawn, self._last)  # the product may round up
+        return drawn, min(self._probabilities[drawn], 1.0)
 
 
 class Vowpal:
@@ -58,7 +74,7 @@ class Vowpal:
     def choose(self, batch: Batch) -> Choice:
         """Draw slates from the predicted distributions."""
         self._shared = self._shared_lines(batch)
-        known: dict[tuple[str, bytes, bytes], Floats] = {}
+        known: dict[tuple[str, bytes, bytes], Distribution] = {}
         positions_BK = np.zeros((len(batch), self._num_slots), dtype=np.int64)
         propensity_BK = np.ones((len(batch), self._num_slots))
         for row, shared in enumerate(self._shared):
@@ -66,8 +82,8 @@ class Vowpal:
             for slot in range(self._num_slots):
                 key = (shared, items_S.tobytes(), open_S.tobytes())
                 if key not in known:
-                    known[key] = self._predict(shared, items_S, open_S)
-                drawn, propensity_BK[row, slot] = self._draw(known[key])
+                    known[key] = Distribution(self._predict(shared, items_S, open_S))
+                drawn, propensity_BK[row, slot] = known[key].draw(self._rng.random())
                 positions_BK[row, slot] = drawn
                 open_S[drawn] = False
         return Choice(positions_BK=positions_BK, propensity_BK=propensity_BK)
@@ -132,13 +148,6 @@ class Vowpal:
         probability_S[open_S] = probabilities
         probability_S /= probability_S.sum()
         return probability_S
-
-    def _draw(self, probability_S: Floats) -> tuple[int, float]:
-        """Draw a position and return its probability."""
-        cumulated_S = probability_S.cumsum()
-        drawn = int(cumulated_S.searchsorted(self._rng.random() * cumulated_S[-1], "right"))
-        drawn = min(drawn, int(np.flatnonzero(probability_S)[-1]))  # the product may round up
-        return drawn, min(float(probability_S[drawn]), 1.0)
 
 
 def _has(world: World, pair: str) -> bool:
