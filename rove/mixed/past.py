@@ -65,7 +65,7 @@ class Past:
             entry += (1.0, reward, reward - mean_n[number])
         np.add.at(self._num_J, items_n, 1.0)
         np.add.at(self._sum_J, items_n, rewards_n)
-        return _features(before_nX)
+        return past_features(before_nX)
 
     def read(self, users_B: Codes, items_BS: Codes) -> Array | None:
         """Return the numbers of candidates, (B, S, X); None where nobody has a past."""
@@ -80,7 +80,7 @@ class Past:
             self._scratch_JX[shown] = self._table[np.fromiter(rows.values(), np.int64, len(rows))]
             found[number] = self._scratch_JX[items_BS[number]]
             self._scratch_JX[shown] = 0.0
-        return None if found is None else _features(found)
+        return None if found is None else past_features(found)
 
     def _new(self) -> int:
         if self._size == len(self._table):
@@ -89,7 +89,7 @@ class Past:
         return self._size - 1
 
 
-def _features(table: Array) -> Array:
+def past_features(table: Array) -> Array:
     """Return x of rows (n, s, e)."""
     n, s, e = table[..., 0], table[..., 1], table[..., 2]
     return np.stack([np.log1p(n), np.sign(s) * np.log1p(np.abs(s)), e / (1.0 + n)], -1)

@@ -22,7 +22,9 @@ _LEAST = 1e-12
 
 
 def teaching_deviation(
-    covariance_BSPP: npt.NDArray[np.floating], z_BP: Array, others_PP: Array
+    covariance_BSPP: npt.NDArray[np.floating],
+    z_BP: npt.NDArray[np.floating],
+    others_PP: npt.NDArray[np.floating],
 ) -> Array:
     """Return d, (B, S)."""
     half_BSP = np.matmul(covariance_BSPP, z_BP[:, None, :, None])[..., 0]

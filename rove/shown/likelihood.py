@@ -29,12 +29,15 @@ class Features:
     beta_nP: Array
     """The items' mean effects."""
     dispersion_n: Array
+    known_n: Array
+    """What the pair's past says (`rove.mixed.past`)."""
 
     @property
     def fixed_n(self) -> Array:
-        """The part of the predictor without the user."""
+        """The part of the predictor without the user's effects."""
         width = self.context_nC.shape[1]
-        return np.asarray(np.einsum("nc,nc->n", self.context_nC, self.beta_nP[:, :width]))
+        fixed_n = np.einsum("nc,nc->n", self.context_nC, self.beta_nP[:, :width])
+        return np.asarray(fixed_n + self.known_n)
 
     @property
     def user_nD(self) -> Array:

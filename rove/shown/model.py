@@ -22,6 +22,7 @@ from rove.ledger.shown import Shown
 from rove.mixed.contexts import ContextScale
 from rove.mixed.fitting import Catalogue, Prior, default_prior, fit
 from rove.mixed.links import Kind, link_of, predictor
+from rove.mixed.past import ITEM_STRENGTH, NUM_PAST, Past
 from rove.mixed.trials import Trials
 from rove.rewards import RewardMap
 from rove.shown.contexts import MAX_COLUMNS, ContextReader, values_of
@@ -68,6 +69,12 @@ class ShownModel:
     variance_P: Array
     """Of an item's effects around their promise."""
     population_DD: Array
+    past_X: Array
+    """Weights of what a user had with the very item before (`rove.mixed.past`)."""
+    past_mean_J: Array
+    """Each item's mean reward, shrunk to that of all, which comes last."""
+    others_PP: Array
+    """E z z' over requests (`rove.mixed.teaching`)."""
     dispersion: float
     centre: float
 
@@ -163,6 +170,7 @@ def learn_shown(
     trials = [
         trial for part in decided for trial in trials_of(part, rewards) if trial.item_id in row_of
     ]
+    trials.sort(key=lambda trial: trial.shown.created_at)
     with threadpool_limits(1, user_api="blas"):
         return _learn(trials, rewards, row_of, embeddings_JE, settled_s, seed), len(trials)
 
@@ -213,13 +221,10 @@ def _learn(
     users = {trial.shown.user_id: n for n, trial in enumerate(trials)}
     code_of = {user_id: code for code, user_id in enumerate(users)}
     record = Trials(reader.size)
-    record.add(
-        np.array([code_of[trial.shown.user_id] for trial in trials], np.int64),
-        np.array([row_of[trial.item_id] for trial in trials], np.int64),
-        reward_n,
-        row_nR,
-        settled_s,
-    )
+    users_n = np.array([code_of[trial.shown.user_id] for trial in trials], np.int64)
+    items_n = np.array([row_of[trial.item_id] for trial in trials], np.int64)
+    past_nX = Past(len(text_JG)).observe(users_n, items_n, reward_n)
+    record.add(users_n, items_n, reward_n, row_nR, settled_s, past_nX)
     fitted = fit(
         record.columns,
         Catalogue(map_JG=text_JG, taste_JF=text_JG[:, 1 : 1 + num_taste], groups_J=None),
@@ -241,11 +246,21 @@ def _learn(
         shared_covariance_MM=fitted.items.shared_covariance_MM,
         variance_P=fitted.variances.of_effects(scale.size),
         population_DD=fitted.users.population_DD,
+        past_X=fitted.past_X,
+        past_mean_J=_mean_rewards(items_n, reward_n, len(text_JG)),
+        others_PP=fitted.others_PP,
         dispersion=fitted.dispersion,
         centre=fitted.centre,
         **text,
         **contexts,
     )
+
+
+def _mean_rewards(items_n: npt.NDArray[np.int64], reward_n: Array, num_items: int) -> Array:
+    """Return the items' mean rewards shrunk to that of all, which comes last."""
+    num_J = np.bincount(items_n, minlength=num_items + 1)
+    sum_J = np.bincount(items_n, reward_n, minlength=num_items + 1)
+    return np.asarray((sum_J + ITEM_STRENGTH * reward_n.mean()) / (num_J + ITEM_STRENGTH))
 
 
 def _unlearnt(
@@ -275,6 +290,9 @@ def _unlearnt(
         shared_covariance_MM=np.diag(diagonal_M),
         variance_P=variance_P,
         population_DD=prior.population_DD,
+        past_X=np.zeros(NUM_PAST),
+        past_mean_J=np.full(num_items + 1, _GUESS),
+        others_PP=np.eye(len(variance_P)),
         dispersion=prior.dispersion,
         centre=centre,
         **text,

@@ -24,6 +24,7 @@ from rove.item_index import ItemIndex
 from rove.ledger.items import ItemStore
 from rove.ledger.ledger import History, Ledger, StoredInteraction, Transaction, TrialSums
 from rove.ledger.shown import Answer, Shown
+from rove.mixed.past import NUM_PAST
 from rove.profiles import profile_of
 from rove.records import ItemTaste, UserProfile
 from rove.release import Release
@@ -52,6 +53,8 @@ class _UserUpdate:
     weight: float | None
     error: float
     dispersion: float
+    row: int
+    reward: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +102,12 @@ class ShownView:
 
     def build_user(self, user_id: str) -> ShownUser:
         """Build a user's view from the ledger."""
-        _, posterior = self.scorer.past_of(user_id)
+        _, posterior, pairs = self.scorer.past_of(user_id)
         history = self._ledger.history(user_id)
         rewarded = zip(history.item_ids, history.rewards.tolist(), strict=True)
         rows = {self.index.row(item_id) for item_id, reward in rewarded if reward > 0.0}
         standing = {row for row in rows if row is not None}
-        return ShownUser(posterior.mean_D, posterior.covariance_DD, standing)
+        return ShownUser(posterior.mean_D, posterior.covariance_DD, standing, pairs)
 
     def decide(
         self,
@@ -157,8 +160,12 @@ class ShownView:
                 user = self.users.get(update.user_id)
                 if update.weight is None:
                     user.correct(update.h_D, update.error, update.dispersion)
+                    user.pairs.correct(update.row, update.error)
                 else:
                     user.learn(update.h_D, update.weight, update.error)
+                    mean = self.scorer.mean_reward(update.row)
+                    user.pairs.add(update.row, update.reward, mean)
+                self.users.resized(update.user_id)
         for user_id, row in change.standing:
             if user_id in self.users:
                 self.users.get(user_id).standing.add(row)
@@ -201,11 +208,16 @@ class ShownView:
         rows = np.array([row for row, _ in pairs], np.intp)
         model = self.scorer.model
         self.items.refresh()
-        features = self.scorer.features(trials, rows)
-        thetas = [self.users.get(t.shown.user_id).mean_D for t in trials]
+        thetas, pair_n3 = [], np.zeros((len(trials), NUM_PAST))
+        for n, (row, trial) in enumerate(pairs):
+            user = self.users.get(trial.shown.user_id)
+            thetas.append(user.mean_D)
+            pair_n3[n] = user.pairs.of_row.get(row, 0.0)
+        features = self.scorer.features(trials, rows, pair_n3)
         theta_nD = np.array(thetas, np.float64).reshape(len(trials), len(model.population_DD))
         h_nD, z_nP = features.user_nD, features.item_nP(theta_nD)
         taste_n = np.einsum("nh,nh->n", features.text_nH, theta_nD[:, : model.num_taste])
+        taste_n += features.known_n
         eta_n = np.einsum("np,np->n", z_nP, features.beta_nP) + taste_n
         reward_n = np.array([trial.reward for trial in trials])
         dispersion_n = features.dispersion_n
@@ -223,6 +235,8 @@ class ShownView:
                 weight=float(weight_n[n]) if first_n[n] else None,
                 error=float(error_n[n] if first_n[n] else change_n[n]),
                 dispersion=float(dispersion_n[n]),
+                row=int(rows[n]),
+                reward=trial.reward,
             )
             for n, trial in enumerate(trials)
         ]

@@ -416,3 +416,34 @@ def test_a_user_s_profile_names_what_earned(shop: Shop) -> None:
         (decision.slots[1].item_id, 0.8)
     ]
     assert len(profile.taste_mean) == len(view(engine).scorer.model.population_DD)
+
+
+def test_what_a_user_had_with_an_item_counts(shop: Shop) -> None:
+    """Half of the users want the even items again and again, half the odd ones; only pairs tell."""
+    engine = shop.engine(kind="thompson", strength=1.0)
+    rng = np.random.default_rng(6)
+    for number in range(600):
+        user, item_id = int(rng.integers(12)), int(rng.integers(NUM_ITEMS))
+        wanted = request(f"user-{user}", f"e{number}", k=1, item_ids=[f"item-{item_id % 20}"])
+        likes = (user * 7 + item_id % 20 * 3) % 5 == 0
+        answer(engine, rank(engine, wanted), value=float(rng.random() < (0.9 if likes else 0.05)))
+    shop.clock.now += HALF_HOUR_S
+    engine.sync()
+    engine.refit()
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    for user in range(12):
+        decision = rank(
+            engine, request(f"user-{user}", k=20, item_ids=[f"item-{n}" for n in range(20)])
+        )
+        for slot in decision.slots:
+            number = int(slot.item_id.removeprefix("item-"))
+            scores[(user * 7 + number * 3) % 5 == 0].append(slot.score)
+    assert np.abs(view(engine).scorer.model.past_X).max() > 0.1
+    assert np.mean(scores[True]) > 2.0 * np.mean(scores[False])
+    # A user's view keeps the pairs as a rebuilt one has them.
+    kept = view(engine).users.get("user-3").pairs
+    answer(engine, rank(engine, request("user-3", "last", k=1)), value=1.0)
+    view(engine).users.clear()
+    built = view(engine).users.get("user-3").pairs
+    assert built.of_row.keys() == kept.of_row.keys()
+    assert built.table()[1] == pytest.approx(kept.table()[1])
