@@ -17,13 +17,13 @@ from pathlib import Path
 import benchmarks.decisions.environments as environments
 from benchmarks.decisions.data import Sources
 from benchmarks.decisions.playing import (
-    Job,
     Results,
+    is_finished,
     known_peers,
     names_of,
-    num_seeds,
     play_all,
     playable,
+    reported,
     tuned,
 )
 from benchmarks.decisions.tables import Row, plot, table
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--dev-seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--finished", action="store_true", help="play nothing, show what there is")
     parser.add_argument("--out", type=Path, default=Path("outputs/decisions"))
     parser.add_argument("--write", type=Path, metavar="FILE", help="copy the tables there too")
     given = parser.parse_args()
@@ -63,16 +64,16 @@ def main() -> None:
     )
     results = Results(given.out)
     pairs = list(playable(wanted, chosen, sources))
+    if given.finished:
+        pairs = [
+            (name, peer)
+            for name, peer in pairs
+            if is_finished(name, peer, sources, results, given.dev_seeds, given.seeds)
+        ]
     if not pairs:
         raise SystemExit("none of the peers can play any of the environments")
     best = tuned(pairs, sources, results, num_dev_seeds=given.dev_seeds, num_processes=given.jobs)
-    jobs = {
-        pair: [
-            Job(environment=pair[0], peer=pair[1], settings=settings, seed=seed)
-            for seed in range(num_seeds(pair, sources, given.seeds))
-        ]
-        for pair, settings in best.items()
-    }
+    jobs = {pair: reported(pair, settings, sources, given.seeds) for pair, settings in best.items()}
     play_all([job for some in jobs.values() for job in some], sources, results, given.jobs)
     rows = [
         Row(

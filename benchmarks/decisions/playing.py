@@ -208,6 +208,49 @@ def playable(
                 print(f"{name}: {peer.name} cannot play it")
 
 
+def trials_of(name: str, peer: Peer, sources: Sources, num_dev_seeds: int) -> list[list[Job]]:
+    """Return the development runs of each of a peer's settings; none where there is no choice."""
+    if len(peer.grid) < 2:
+        return []
+    part = effort(peer.name, world_of(name, sources)).tuning_part
+    seeds = range(FIRST_DEV_SEED, FIRST_DEV_SEED + num_dev_seeds)
+    return [
+        [
+            Job(environment=name, peer=peer.name, settings=settings, seed=seed, part=part)
+            for seed in seeds
+        ]
+        for settings in peer.grid
+    ]
+
+
+def best_settings(peer: Peer, trials: list[list[Job]], results: Results) -> dict[str, Any]:
+    """Return the settings of the highest mean share on the development seeds."""
+    means = [np.mean([results.of(job).share for job in jobs]) for jobs in trials]
+    return peer.grid[int(np.argmax(means))] if means else peer.grid[0]
+
+
+def reported(
+    pair: tuple[str, str], settings: dict[str, Any], sources: Sources, seeds: int
+) -> list[Job]:
+    """Return the runs that are reported of an environment's peer."""
+    return [
+        Job(environment=pair[0], peer=pair[1], settings=settings, seed=seed)
+        for seed in range(num_seeds(pair, sources, seeds))
+    ]
+
+
+def is_finished(
+    name: str, peer: Peer, sources: Sources, results: Results, num_dev_seeds: int, seeds: int
+) -> bool:
+    """Say whether all of a peer's runs in an environment were played."""
+    trials = trials_of(name, peer, sources, num_dev_seeds)
+    if any(job.key not in results.played for jobs in trials for job in jobs):
+        return False
+    settings = best_settings(peer, trials, results)
+    jobs = reported((name, peer.name), settings, sources, seeds)
+    return all(job.key in results.played for job in jobs)
+
+
 def tuned(
     pairs: Sequence[tuple[str, Peer]],
     sources: Sources,
@@ -217,30 +260,15 @@ def tuned(
     num_processes: int,
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Return each pair's best settings on the development seeds."""
-    seeds = range(FIRST_DEV_SEED, FIRST_DEV_SEED + num_dev_seeds)
     trials = {
-        (name, peer.name, number): [
-            Job(environment=name, peer=peer.name, settings=settings, seed=seed, part=part)
-            for seed in seeds
-        ]
-        for name, peer in pairs
-        for part in [effort(peer.name, world_of(name, sources)).tuning_part]
-        if len(peer.grid) > 1
-        for number, settings in enumerate(peer.grid)
+        (name, peer.name): trials_of(name, peer, sources, num_dev_seeds) for name, peer in pairs
     }
-    play_all([job for jobs in trials.values() for job in jobs], sources, results, num_processes)
-    best: dict[tuple[str, str], dict[str, Any]] = {}
-    for name, peer in pairs:
-        grid = list(peer.grid)
-        if len(grid) > 1:
-            means = [
-                np.mean([results.of(job).share for job in trials[name, peer.name, number]])
-                for number in range(len(grid))
-            ]
-            best[name, peer.name] = grid[int(np.argmax(means))]
-        else:
-            best[name, peer.name] = grid[0]
-    return best
+    jobs = [job for some in trials.values() for of_settings in some for job in of_settings]
+    play_all(jobs, sources, results, num_processes)
+    return {
+        (name, peer.name): best_settings(peer, trials[name, peer.name], results)
+        for name, peer in pairs
+    }
 
 
 def num_seeds(pair: tuple[str, str], sources: Sources, wanted: int) -> int:
