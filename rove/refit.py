@@ -35,6 +35,7 @@ from rove.release import (
     Release,
     current,
     latest,
+    prior_of,
     promote,
     prune,
     write,
@@ -74,6 +75,7 @@ def refit(config: Config, store: ItemStore, now_s: float | None = None) -> Path:
             row_of,
             embeddings_JE,
             settled_s=now_s,
+            base=prior_of(config.training.prior),
             seed=config.training.seed,
         )
         metrics[NUM_INTERACTIONS] = base.metrics.get(NUM_INTERACTIONS, 0)

@@ -280,6 +280,19 @@ def latest(releases: Path) -> Release:
     return Release.open(current(releases))
 
 
+def prior_of(folder: Path | None) -> ShownModel | None:
+    """Return what a release has learnt of what was shown, to begin another service with."""
+    if folder is None:
+        return None
+    model = Release.open(folder).shown
+    if model is None:
+        raise ReleaseError(
+            f"{folder}: it has not learnt from what was shown, so it has no prior to give; "
+            "set training.prior to a release of a service with feedback: shown"
+        )
+    return model
+
+
 def memory_mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
     """Return the tensors of a safetensors file as read-only views of its pages.
 

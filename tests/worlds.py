@@ -112,6 +112,7 @@ class Shop:
     clock: Clock = field(default_factory=Clock)
     feedback: str = "implicit"
     preset: str = "shop"
+    training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         (self.folder / "encoder").mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ class Shop:
             "policy": {"strength": 1.0, "num_draws": 16, **policy},
             "store": {"url": f"sqlite:///{self.folder / 'ledger'}", "durability": "process"},
             "releases": {"path": str(self.folder / "releases")},
-            "training": TRAINING,
+            "training": {**TRAINING, **self.training},
             "serving": {"shards": self.shards, "user_cache_mb": user_cache_mb},
         }
         return Config.parse(tree)

@@ -24,6 +24,7 @@ from rove.mixed.fitting import Catalogue, Prior, default_prior, fit
 from rove.mixed.links import Kind, link_of, predictor
 from rove.mixed.past import ITEM_STRENGTH, NUM_PAST, Past
 from rove.mixed.trials import Trials
+from rove.mixed.variances import ItemVariances
 from rove.rewards import RewardMap
 from rove.shown.contexts import MAX_COLUMNS, ContextReader, values_of
 from rove.shown.trials import Trial, trials_of, vector_of
@@ -68,6 +69,9 @@ class ShownModel:
     shared_covariance_MM: Array
     variance_P: Array
     """Of an item's effects around their promise."""
+    spreads_S: Array
+    """Variances of contexts around the shared ones, of the text map, the shared contexts, groups,
+    and of the overall mean."""
     population_DD: Array
     past_X: Array
     """Weights of what a user had with the very item before (`rove.mixed.past`)."""
@@ -105,6 +109,24 @@ class ShownModel:
             mean_R=self.context_mean_R,
             project_RQ=self.context_project_RQ,
             scale=self.context_scale,
+        )
+
+    def prior(self) -> Prior:
+        """Return what was learnt of the variances, for a service with other items and users."""
+        width = 1 + self.context_project_RQ.shape[1]
+        context, text, shared_context, group, intercept = self.spreads_S.tolist()
+        return Prior(
+            variances=ItemVariances(
+                mean=float(self.variance_P[0]),
+                context=context,
+                factors_K=self.variance_P[width:].copy(),
+                text=text,
+                shared_context=shared_context,
+                group=group,
+                intercept=intercept,
+            ),
+            population_DD=self.population_DD,
+            dispersion=self.dispersion,
         )
 
     def text(self, embeddings_nE: npt.NDArray[np.floating]) -> Array:
@@ -164,20 +186,31 @@ def learn_shown(
     embeddings_JE: npt.NDArray[np.floating],
     *,
     settled_s: float,
+    base: ShownModel | None = None,
     seed: int = 0,
 ) -> tuple[ShownModel, int]:
-    """Learn from all decisions that expired by `settled_s`; return also how many trials."""
+    """Learn from all decisions that expired by `settled_s`; return also how many trials.
+
+    `base`: what a service of the same kind has learnt of its variances and its mean reward, to
+    begin with. It counts as a few observations.
+    """
     trials = [
         trial for part in decided for trial in trials_of(part, rewards) if trial.item_id in row_of
     ]
     trials.sort(key=lambda trial: trial.shown.created_at)
     with threadpool_limits(1, user_api="blas"):
-        return _learn(trials, rewards, row_of, embeddings_JE, settled_s, seed), len(trials)
+        model = _learn(trials, rewards, row_of, embeddings_JE, settled_s, base, seed)
+    return model, len(trials)
 
 
-def unlearnt(rewards: RewardMap, embeddings_JE: npt.NDArray[np.floating]) -> ShownModel:
+def unlearnt(
+    rewards: RewardMap,
+    embeddings_JE: npt.NDArray[np.floating],
+    base: ShownModel | None = None,
+) -> ShownModel:
     """Return the model before anything was shown."""
-    return learn_shown((), rewards, {}, embeddings_JE, settled_s=-sys.float_info.max)[0]
+    never = -sys.float_info.max
+    return learn_shown((), rewards, {}, embeddings_JE, settled_s=never, base=base)[0]
 
 
 def _learn(
@@ -186,6 +219,7 @@ def _learn(
     row_of: dict[str, int],
     embeddings_JE: npt.NDArray[np.floating],
     settled_s: float,
+    base: ShownModel | None,
     seed: int,
 ) -> ShownModel:
     mean_E, components_EG = _text_map(embeddings_JE)
@@ -213,11 +247,12 @@ def _learn(
     }
     reward_n = np.array([trial.reward for trial in trials])
     if not trials:
-        kind = _kind_of(rewards)
-        prior = default_prior(kind, _GUESSED_DEVIATION, num_taste, NUM_FACTORS)
-        return _unlearnt(kind, prior, text_JG, settled_s, text, contexts)
+        return _unlearnt(rewards, base, num_taste, text_JG, settled_s, text, contexts)
     kind = link_of(reward_n)
-    prior = default_prior(kind, max(float(reward_n.std()), 1e-6), num_taste, NUM_FACTORS)
+    deviation = max(float(reward_n.std()), 1e-6)
+    prior = _inherited(base, kind, num_taste) or default_prior(
+        kind, deviation, num_taste, NUM_FACTORS, context_is_text=reader.text_size > 0
+    )
     users = {trial.shown.user_id: n for n, trial in enumerate(trials)}
     code_of = {user_id: code for code, user_id in enumerate(users)}
     record = Trials(reader.size)
@@ -245,6 +280,7 @@ def _learn(
         shared_M=fitted.items.shared_M,
         shared_covariance_MM=fitted.items.shared_covariance_MM,
         variance_P=fitted.variances.of_effects(scale.size),
+        spreads_S=_spreads(fitted.variances),
         population_DD=fitted.users.population_DD,
         past_X=fitted.past_X,
         past_mean_J=_mean_rewards(items_n, reward_n, len(text_JG)),
@@ -263,9 +299,29 @@ def _mean_rewards(items_n: npt.NDArray[np.int64], reward_n: Array, num_items: in
     return np.asarray((sum_J + ITEM_STRENGTH * reward_n.mean()) / (num_J + ITEM_STRENGTH))
 
 
+def _spreads(variances: ItemVariances) -> Array:
+    return np.array(
+        [
+            variances.context,
+            variances.text,
+            variances.shared_context,
+            variances.group,
+            variances.intercept,
+        ]
+    )
+
+
+def _inherited(base: ShownModel | None, kind: Kind, num_taste: int) -> Prior | None:
+    """Return the prior that another service gives, if it is for rewards of the same kind."""
+    if base is None or base.kind != kind or base.num_taste != 1 + num_taste:
+        return None
+    return base.prior()
+
+
 def _unlearnt(
-    kind: Kind,
-    prior: Prior,
+    rewards: RewardMap,
+    base: ShownModel | None,
+    num_taste: int,
     text_JG: Array,
     settled_s: float,
     text: dict[str, Any],
@@ -273,9 +329,18 @@ def _unlearnt(
 ) -> ShownModel:
     """Return the model of a service that has not shown anything yet."""
     num_items, num_text = text_JG.shape
-    variances, centre = prior.variances, predictor(kind, _GUESS)
-    variance_P = variances.of_effects(0)
-    variance_P[0] = _UNKNOWN
+    kind = _kind_of(rewards) if base is None else base.kind
+    centre, mean_reward = predictor(kind, _GUESS), _GUESS
+    prior = _inherited(base, kind, num_taste)
+    if base is not None and prior is not None:
+        centre, mean_reward = base.centre, float(base.past_mean_J[-1])
+        variances = prior.variances
+        variance_P = variances.of_effects(0)
+    else:
+        prior = default_prior(kind, _GUESSED_DEVIATION, num_taste, NUM_FACTORS)
+        variances = prior.variances
+        variance_P = variances.of_effects(0)
+        variance_P[0] = _UNKNOWN
     shared_M = np.zeros(num_text)
     shared_M[0] = centre
     diagonal_M = np.full(num_text, variances.text / max(1, num_text - 1))
@@ -289,9 +354,10 @@ def _unlearnt(
         shared_M=shared_M,
         shared_covariance_MM=np.diag(diagonal_M),
         variance_P=variance_P,
+        spreads_S=_spreads(prior.variances),
         population_DD=prior.population_DD,
         past_X=np.zeros(NUM_PAST),
-        past_mean_J=np.full(num_items + 1, _GUESS),
+        past_mean_J=np.full(num_items + 1, mean_reward),
         others_PP=np.eye(len(variance_P)),
         dispersion=prior.dispersion,
         centre=centre,

@@ -27,7 +27,7 @@ from rove.ledger.shown import Answer, Shown
 from rove.mixed.past import NUM_PAST
 from rove.profiles import profile_of
 from rove.records import ItemTaste, UserProfile
-from rove.release import Release
+from rove.release import Release, prior_of
 from rove.rewards import RewardMap
 from rove.scores import TextVectors
 from rove.shown.likelihood import expanded
@@ -77,7 +77,9 @@ class ShownView:
         self._rewards = RewardMap.from_config(config.rewards)
         self.index = ItemIndex(release)
         # One that was learnt before there were decisions has none; then all of them are to come.
-        model = release.shown or unlearnt(self._rewards, release.embeddings_JE)
+        model = release.shown or unlearnt(
+            self._rewards, release.embeddings_JE, prior_of(config.training.prior)
+        )
         self.items = ItemPosterior(model, self.index, ledger.trial_sums(release.id))
         self.scorer = ShownScorer(model, self.items, self.index, ledger, self._rewards)
         self.decider: Decider[ShownUser, ShownTaste, None] = Decider(

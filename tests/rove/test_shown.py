@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from rove.engine import Engine
-from rove.errors import InvalidInput
+from rove.errors import InvalidInput, ReleaseError
 from rove.events import Decision, InteractionType
 from rove.refit import refit
 from rove.shown.view import ShownView
@@ -447,3 +447,28 @@ def test_what_a_user_had_with_an_item_counts(shop: Shop) -> None:
     built = view(engine).users.get("user-3").pairs
     assert built.of_row.keys() == kept.of_row.keys()
     assert built.table()[1] == pytest.approx(kept.table()[1])
+
+
+def test_a_service_can_begin_with_what_another_one_learnt(shop: Shop, tmp_path: Path) -> None:
+    """The other's variances and mean reward: fewer decisions are spent on finding them out."""
+    engine = shop.engine(strength=0.25)
+    played(engine, shop, 200)
+    shop.clock.now += HALF_HOUR_S
+    engine.sync()
+    engine.refit()
+    learnt = view(engine).scorer.model
+    other = Shop(tmp_path / "other", feedback="shown", preset="news")
+    other.training = {"prior": str(view(engine).release.folder)}
+    begun = view(other.engine(strength=0.25)).scorer.model
+    assert begun.centre == learnt.centre and begun.dispersion == learnt.dispersion
+    assert begun.variance_P[0] == learnt.variance_P[0]
+    assert np.array_equal(begun.population_DD, learnt.population_DD)
+    plain = Shop(tmp_path / "plain", feedback="shown", preset="news")
+    assert view(plain.engine()).scorer.model.variance_P[0] == 1.0
+
+
+def test_a_prior_that_was_not_learnt_is_refused(shop: Shop) -> None:
+    plain = shop.release()
+    shop.training = {"prior": str(shop.folder / "releases" / plain)}
+    with pytest.raises(ReleaseError, match="so it has no prior to give"):
+        shop.engine()
