@@ -8,7 +8,9 @@ tower       tokens to vectors, with gradients; frozen layers' output is kept
 episodes    a user's interactions before and after a moment
 losses      posterior, contrastive, binary cross-entropy
 objectives  tower and loss as one trainable module
-training    an epoch of steps; how well what came later is predicted
+pairs       user and item towers, the recipe of the tutorials
+fitting     an epoch of steps; how well what came later is predicted
+run         epochs until nothing gets better; the state of a run at rest
 
 Base weights never change: an adapter is a folder of a few MB that names the model it belongs to.
 """

@@ -1,0 +1,233 @@
+"""A training run: epochs until what came later is predicted no better, and its state at rest.
+
+`state` and `restore` are tensors and numbers (safetensors and JSON, no pickle): a run that goes on
+from them ends as one that was never stopped, as everything drawn depends on the seed, the epoch and
+the worker alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rove.adaptation.episodes import History
+from rove.adaptation.fitting import (
+    Evaluation,
+    Step,
+    evaluate_model,
+    optimizer_of,
+    schedule_of,
+    train_model,
+)
+from rove.adaptation.objectives import Objective
+from rove.errors import DataError
+
+MAX_VALIDATION = 4000  # episodes
+_TENSORS, _NUMBERS = "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """What an epoch came to; epoch 0 is the model before training."""
+
+    number: int
+    loss: float
+    validation: Evaluation
+    is_best: bool
+    duration_s: float
+
+    def line(self) -> str:
+        """Say it in a line."""
+        found = self.validation
+        return (
+            f"epoch {self.number}: loss {self.loss:.4f}, validation loss {found.loss:.4f}, "
+            f"NDCG@10 {found.ndcg:.4f}, accuracy {found.accuracy:.3f}, {self.duration_s:.1f} s"
+            + (" (best)" if self.is_best else "")
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Place:
+    """Where a run is."""
+
+    epoch: int = 0
+    best: float = float("inf")
+    stale: int = 0
+    best_values: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Run:
+    """Epochs of one worker of `num_ranks`; see the module."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        history: History,
+        validation: History,
+        *,
+        step: Step | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        if len(history) == 0:
+            raise DataError(
+                "no user has a later interaction with another item, so there is nothing to adapt "
+                "to; bring more history"
+            )
+        section = objective.section
+        self.objective = objective
+        self._history, self._validation = history, validation
+        self._step = objective if step is None else step
+        self._rank, self._num_ranks = rank, num_ranks
+        self._steps = history.num_steps(section.batch_users, num_ranks)
+        self._optimizer = optimizer_of(objective)
+        self._schedule = schedule_of(self._optimizer, self.total_steps)
+        self._at = _Place()
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of all epochs."""
+        return self._steps * self.objective.section.epochs
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to do."""
+        section = self.objective.section
+        return self._at.epoch >= section.epochs or self._at.stale >= section.patience
+
+    @property
+    def epoch_number(self) -> int:
+        """How many epochs are done."""
+        return self._at.epoch
+
+    def before(self) -> Epoch:
+        """Evaluate the model as it is before training."""
+        start = time.perf_counter()
+        found = self._evaluate()
+        # The objective's own numbers are not trained yet: its loss says nothing of the vectors.
+        return Epoch(
+            number=0,
+            loss=float("nan"),
+            validation=found,
+            is_best=False,
+            duration_s=time.perf_counter() - start,
+        )
+
+    def epoch(self) -> Epoch:
+        """Train for one epoch and evaluate."""
+        section, at, start = self.objective.section, self._at, time.perf_counter()
+        seed = (section.seed, at.epoch)
+        torch.manual_seed(1_000_003 * section.seed + 1009 * at.epoch + self._rank)
+        batches = self._history.epoch(
+            np.random.default_rng(seed),
+            section.batch_users,
+            section.support,
+            self._rank,
+            self._num_ranks,
+        )
+        rng = np.random.default_rng((*seed, self._rank))
+        loss = train_model(
+            self.objective, self._step, batches, self._optimizer, self._schedule, rng
+        )
+        found = self._evaluate()
+        at.epoch += 1
+        is_best = found.loss < at.best
+        if is_best:
+            at.best, at.stale = found.loss, 0
+            at.best_values = {name: value.clone() for name, value in self._values().items()}
+        else:
+            at.stale += 1
+        return Epoch(
+            number=at.epoch,
+            loss=loss,
+            validation=found,
+            is_best=is_best,
+            duration_s=time.perf_counter() - start,
+        )
+
+    def use_best(self) -> None:
+        """Make the model that of the best epoch."""
+        with torch.no_grad():
+            for name, parameter in self.objective.named_parameters():
+                if name in self._at.best_values:
+                    parameter.copy_(self._at.best_values[name])
+        self.objective.refresh()
+
+    def save(self, folder: Path) -> None:
+        """Write where the run is."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"now|{name}": value for name, value in self._values().items()}
+        tensors |= {f"best|{name}": value for name, value in self._at.best_values.items()}
+        tensors |= {f"adapter|{k}": v for k, v in self.objective.adapter.state().items()}
+        for number, moments in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer|{number}|{name}": v for name, v in moments.items()}
+        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(plain, folder / _TENSORS)
+        numbers = {"epoch": self._at.epoch, "best": self._at.best, "stale": self._at.stale}
+        numbers["step"] = self._schedule.last_epoch
+        (folder / _NUMBERS).write_text(json.dumps(numbers), "utf-8")
+
+    def restore(self, folder: Path) -> None:
+        """Undo `save`."""
+        try:
+            tensors = load_file(folder / _TENSORS)
+            numbers = json.loads((folder / _NUMBERS).read_text("utf-8"))
+            self._restore(tensors, numbers)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise DataError(
+                f"{folder}: the checkpoint cannot be used: {str(error).splitlines()[0]}; remove "
+                "the run's folder, or keep the settings that it was made with"
+            ) from None
+
+    def _restore(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, float]) -> None:
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("|")
+            parts.setdefault(part, {})[name] = tensor
+        with torch.no_grad():
+            for name, parameter in self.objective.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(parts["now"][name])
+        self.objective.adapter.restore(parts.get("adapter", {}))
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, tensor in parts.get("optimizer", {}).items():
+            number, _, name = key.partition("|")
+            moments.setdefault(int(number), {})[name] = tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._schedule.load_state_dict(
+            {**self._schedule.state_dict(), "last_epoch": int(numbers["step"])}
+        )
+        for group, rate in zip(
+            self._optimizer.param_groups, self._rates(int(numbers["step"])), strict=True
+        ):
+            group["lr"] = rate
+        self._at = _Place(
+            epoch=int(numbers["epoch"]),
+            best=float(numbers["best"]),
+            stale=int(numbers["stale"]),
+            best_values=parts.get("best", {}),
+        )
+        self.objective.refresh()
+
+    def _rates(self, step: int) -> list[float]:
+        factors = self._schedule.lr_lambdas
+        pairs = zip(factors, self._schedule.base_lrs, strict=True)
+        return [factor(step) * float(base) for factor, base in pairs]
+
+    def _values(self) -> dict[str, torch.Tensor]:
+        named = self.objective.named_parameters()
+        return {name: value.detach() for name, value in named if value.requires_grad}
+
+    def _evaluate(self) -> Evaluation:
+        section = self.objective.section
+        batches = self._validation.all(section.batch_users, section.support, MAX_VALIDATION)
+        return evaluate_model(self.objective, batches, np.random.default_rng(section.seed))
