@@ -1,6 +1,6 @@
 """What a user had with the very item before: three numbers of every pair, weights learnt.
 
-    x = [log(1 + n), log(1 + s), e / (1 + n)]     n times shown, s earned, e earned beyond the item
+    x = [log(1 + n), log(1 + s), e / sqrt(1 + n)]     n times shown, s earned, e earned beyond the item
 
 e sums each reward less the item's mean at that time, shrunk to that of all. Sums that are negative
 keep their sign outside of the logarithm. All are zero for a pair that is new and for a visitor who
@@ -92,7 +92,7 @@ class Past:
 def past_features(table: Array) -> Array:
     """Return x of rows (n, s, e)."""
     n, s, e = table[..., 0], table[..., 1], table[..., 2]
-    return np.stack([np.log1p(n), np.sign(s) * np.log1p(np.abs(s)), e / (1.0 + n)], -1)
+    return np.stack([np.log1p(n), np.sign(s) * np.log1p(np.abs(s)), e / np.sqrt(1.0 + n)], -1)
 
 
 def past_weights(past_nX: Array, weight_n: Array, rest_n: Array, variance: float) -> Array:

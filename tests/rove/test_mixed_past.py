@@ -12,18 +12,18 @@ from rove.mixed.past import NUM_PAST, Past, past_weights
 def test_the_past_is_what_was_before_the_trial() -> None:
     """Overall mean 0, then .5 after one trial that earned 1 and one that earned 0.
 
-    User 3 had item 1 once, s = 1, e = 1 - 0 = 1: x = [log 2, log 2, 1 / 2].
+    User 3 had item 1 once, s = 1, e = 1 - 0 = 1: x = [log 2, log 2, 1 / sqrt 2].
     """
     past = Past(4)
     users, items = np.array([3, 4]), np.array([1, 1])
     first = past.observe(users, items, np.array([1.0, 0.0]))
     np.testing.assert_array_equal(first, np.zeros((2, NUM_PAST)))
     again = past.observe(users[:1], items[:1], np.array([0.0]))
-    np.testing.assert_allclose(again, [[np.log(2.0), np.log(2.0), 0.5]])
+    np.testing.assert_allclose(again, [[np.log(2.0), np.log(2.0), 0.5**0.5]])
     # n = 2, s = 1, e = 1 + (0 - (1 + 5 / 2) / (2 + 5)) = 1 - .5
     read = past.read(np.array([3, -1, 9]), np.array([[0, 1], [1, 1], [1, 1]]))
     assert read is not None
-    np.testing.assert_allclose(read[0, 1], [np.log(3.0), np.log(2.0), 0.5 / 3.0])
+    np.testing.assert_allclose(read[0, 1], [np.log(3.0), np.log(2.0), 0.5 / 3.0**0.5])
     assert np.count_nonzero(read) == 3
 
 
