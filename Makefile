@@ -5,6 +5,7 @@
 # make bench   the benchmarks; results go to benchmarks/
 # make bench-decisions   tuned peers and Rove's one default in every environment
 #                        BENCH_FLAGS="--data FOLDER" for more than the shop
+# make bench-engine   the engine's speed beside Vowpal Wabbit's, to benchmarks/engine.md
 # make clean   remove what the targets above made
 #
 # PyPI's Linux wheel of torch brings the CUDA libraries. Where a CPU build is wanted:
@@ -13,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test check bench bench-decisions clean
+.PHONY: setup demo test check bench bench-decisions bench-engine clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -68,6 +69,11 @@ bench-decisions: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
 	    -c constraints.txt -e '.[bench,baselines,report]'
 	$(BIN)/python -m benchmarks.decisions $(BENCH_FLAGS)
+
+bench-engine: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
+	    -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.engine --write benchmarks/engine.md
 
 clean:
 	rm -rf $(VENV) outputs dist htmlcov .coverage .mypy_cache .pytest_cache .ruff_cache
