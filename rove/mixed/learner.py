@@ -79,7 +79,7 @@ class MixedLearner:
         self.trials = Trials(context_size, half_life)
         self._now = self._fitted_at = -math.inf
         self._fading_items, self._fading_users = Fading(half_life), Fading(half_life)
-        self._past = Past(num_items)
+        self._past = Past(num_items, half_life)
 
     @property
     def fitted(self) -> Fitted | None:
@@ -125,7 +125,7 @@ class MixedLearner:
         if not np.isfinite(rewards_n).all():
             bad = rewards_n[~np.isfinite(rewards_n)][0]
             raise InvalidInput(f"a reward must be a finite number, got {bad}")
-        past_nX = self._past.observe(users_n, items_n, rewards_n)
+        past_nX = self._past.observe(users_n, items_n, rewards_n, time)
         self.trials.add(users_n, items_n, rewards_n, context_nQ, time, past_nX)
         self._num_users = max(self._num_users, int(users_n.max(initial=0)) + 1)
         self._now = max(self._now, time)

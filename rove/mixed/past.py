@@ -1,6 +1,8 @@
 """What a user had with the very item before: three numbers of every pair, weights learnt.
 
-    x = [log(1 + n), log(1 + s), e / sqrt(1 + n)]     n times shown, s earned, e earned beyond the item
+    x = [log(1 + n), log(1 + s), e / sqrt(1 + n)]
+
+for an item that was shown to the user n times, earned s, and e more than the item does.
 
 e sums each reward less the item's mean at that time, shrunk to that of all. Sums that are negative
 keep their sign outside of the logarithm. All are zero for a pair that is new and for a visitor who
@@ -10,6 +12,7 @@ pair, the weights may say that what was bought yesterday is not bought today.
 The weights are N(0, s) with s given: a learnt one runs away where what was shown once never earns
 again.
 
+- With a half-life all sums fade as trials do.
 - `observe` returns the numbers as they were before the trial: what the fit may learn from.
 
 Shapes: n trials, B requests, S candidates, X = 3.
@@ -33,18 +36,26 @@ ITEM_STRENGTH = 5.0
 class Past:
     """Counts and sums of every pair of user and item that was shown."""
 
-    def __init__(self, num_items: int) -> None:
+    def __init__(self, num_items: int, half_life: float | None = None) -> None:
+        self._half_life = half_life
+        self._now = -np.inf
         self._num_J = np.zeros(num_items)
         self._sum_J = np.zeros(num_items)
         self._row_of: dict[int, dict[int, int]] = {}
         """User, item: the row of the table."""
         self._table = np.zeros((64, NUM_PAST))
-        """n, s, e."""
+        """n, s, e at the time of the row."""
+        self._time = np.zeros(64)
         self._size = 0
         self._scratch_JX = np.zeros((num_items, NUM_PAST))
 
-    def observe(self, users_n: Codes, items_n: Codes, rewards_n: Array) -> Array:
+    def observe(self, users_n: Codes, items_n: Codes, rewards_n: Array, time: float = 0.0) -> Array:
         """Return what was before these trials, (n, X), and count them."""
+        if time > self._now:
+            fade = self._faded(self._now, time)
+            self._num_J *= fade
+            self._sum_J *= fade
+            self._now = time
         before_nX = np.zeros((len(users_n), NUM_PAST))
         total = self._num_J.sum()
         overall = self._sum_J.sum() / total if total else 0.0
@@ -60,6 +71,8 @@ class Past:
             if row is None:
                 row = rows[item] = self._new()
             entry = self._table[row]
+            entry *= self._faded(float(self._time[row]), self._now)
+            self._time[row] = self._now
             before_nX[number] = entry
             reward = rewards_n[number]
             entry += (1.0, reward, reward - mean_n[number])
@@ -77,13 +90,21 @@ class Past:
             if found is None:
                 found = np.zeros((*items_BS.shape, NUM_PAST))
             shown = np.fromiter(rows.keys(), np.int64, len(rows))
-            self._scratch_JX[shown] = self._table[np.fromiter(rows.values(), np.int64, len(rows))]
+            places = np.fromiter(rows.values(), np.int64, len(rows))
+            fade_n = self._faded(self._time[places], self._now)
+            self._scratch_JX[shown] = self._table[places] * np.reshape(fade_n, (-1, 1))
             found[number] = self._scratch_JX[items_BS[number]]
             self._scratch_JX[shown] = 0.0
         return None if found is None else past_features(found)
 
+    def _faded(self, then: float | Array, now: float) -> float | Array:
+        if self._half_life is None:
+            return 1.0
+        return np.asarray(np.exp2((then - now) / self._half_life))
+
     def _new(self) -> int:
         if self._size == len(self._table):
+            self._time = np.concatenate([self._time, np.zeros_like(self._time)])
             self._table = np.vstack([self._table, np.zeros_like(self._table)])
         self._size += 1
         return self._size - 1

@@ -10,6 +10,7 @@ import pytest
 from rove.errors import InvalidInput
 from rove.mixed.forgetting import Fading
 from rove.mixed.learner import MixedLearner
+from rove.mixed.past import Past
 from rove.mixed.trials import FORGOTTEN, Trials
 
 
@@ -49,6 +50,18 @@ def test_a_covariance_widens_up_to_that_of_a_new_item() -> None:
     np.testing.assert_allclose(covariance[1], 0.1 * np.eye(2))
     fading.widen(covariance, np.array([0]), 500.0, most=1.0)
     np.testing.assert_allclose(covariance[0], 0.5 * np.eye(2))
+
+
+def test_the_past_of_a_pair_fades() -> None:
+    """Shown at time 0 without earning: n = 1, a half-life later 1/2, and with another trial 3/2."""
+    past = Past(1, half_life=5.0)
+    user, item = np.array([0]), np.array([0])
+    past.observe(user, item, np.zeros(1), 0.0)
+    before = past.observe(user, item, np.zeros(1), 5.0)
+    assert before[0, 0] == pytest.approx(np.log(1.5))
+    read = past.read(user, np.array([[0]]))
+    assert read is not None
+    assert read[0, 0, 0] == pytest.approx(np.log(2.5))
 
 
 @pytest.mark.parametrize("known", [True, False])

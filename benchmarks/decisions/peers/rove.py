@@ -60,7 +60,7 @@ class Rove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RovePeer:
-    """The default: Thompson sampling at a quarter of the deviation of what a trial teaches others."""
+    """The default: Thompson sampling, at a quarter of the deviation of what trials teach."""
 
     name: str = "rove"
     grid: tuple[dict[str, object], ...] = ({},)
