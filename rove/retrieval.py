@@ -52,6 +52,9 @@ TODO: the break-even size and the recall on learned features of this size are st
 (`benchmarks/`); until then the index serves only where scoring everything is out of the question.
 """
 NUM_DEVIATION_COLUMNS = 2
+RECALL, TOP = 0.995, 10
+"""What `MaxProductIndex.tune` asks of sample queries: above the .99 that new ones are to have."""
+_FIRST_PROBED = 8
 _LISTS_PER_ROOT = 4.0
 _PROBED_SHARE = 0.05
 _MIN_PROBED = 64
@@ -90,12 +93,16 @@ class MaxProductIndex:
     num_rows: int
     num_columns: int
     """C, of the vectors that were given."""
+    num_probed: int
+    """How many lists a query reads."""
 
     def __init__(self, index: Any) -> None:
         self._index = index
         self.num_rows, self.num_columns = index.ntotal, index.d - 1
         num_probed = max(_MIN_PROBED, round(_PROBED_SHARE * index.nlist))
-        self._num_probed = min(num_probed, index.nlist)
+        if index.nprobe > 1:  # faiss's default is 1: `tune` has chosen
+            num_probed = index.nprobe
+        self.num_probed = min(num_probed, index.nlist)
 
     @classmethod
     def build(cls, x_JC: Vectors) -> MaxProductIndex:
@@ -116,6 +123,25 @@ class MaxProductIndex:
         pointers = [faiss.swig_ptr(one) for one in (padded, rows, list_J)]
         index.add_core(num_rows, *pointers)
         return cls(index)
+
+    def tune(self, x_JC: Vectors, query_QC: Vectors, num: int) -> float:
+        """Read as many lists as sample queries need, and return their recall.
+
+        Recall is the share of the exact best `TOP` in the `num` rows found. The number of lists
+        doubles from 8 until recall is `RECALL` or all are read. It is kept in the file.
+        """
+        best_QT = [np.argpartition(-(x_JC @ query_C), TOP)[:TOP] for query_C in query_QC]
+        self.num_probed, recall = min(_FIRST_PROBED, self._index.nlist), 0.0
+        while True:
+            hits = [
+                np.isin(best_T, self.search(query_C[None], num)).mean()
+                for best_T, query_C in zip(best_QT, query_QC, strict=True)
+            ]
+            recall = float(np.mean(hits))
+            if recall >= RECALL or self.num_probed == self._index.nlist:
+                self._index.nprobe = self.num_probed
+                return recall
+            self.num_probed = min(2 * self.num_probed, self._index.nlist)
 
     @classmethod
     def open(cls, path: Path) -> MaxProductIndex:
@@ -145,9 +171,9 @@ class MaxProductIndex:
         padded = np.hstack([query_QC, length_Q]).astype(np.float32)
         # One thread, one request at a time: an answer must not depend on what waits beside it.
         faiss.omp_set_num_threads(1)
-        parameters = faiss.SearchParametersIVF(nprobe=self._num_probed)
+        parameters = faiss.SearchParametersIVF(nprobe=self.num_probed)
         if among is not None:
-            parameters = faiss.SearchParametersIVF(nprobe=self._num_probed, sel=among.selector)
+            parameters = faiss.SearchParametersIVF(nprobe=self.num_probed, sel=among.selector)
         _, rows_QN = self._index.search(padded, num, params=parameters)
         rows = np.unique(rows_QN)
         return rows[rows >= 0].astype(np.intp)

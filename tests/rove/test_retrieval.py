@@ -123,6 +123,26 @@ def test_it_finds_the_largest_inner_products() -> None:
     assert hits >= 0.99 * 10 * len(queries)
 
 
+def test_as_many_lists_are_read_as_sample_queries_need(tmp_path: Path) -> None:
+    items, queries = world()
+    index = MaxProductIndex.build(items)
+    recall = index.tune(items, queries[:50], 64)
+    hits = [
+        np.isin(np.argsort(-(items @ query))[:10], index.search(query[None], 64)).mean()
+        for query in queries[50:]
+    ]
+    assert recall >= 0.995 and np.mean(hits) >= 0.99
+    index.write(tmp_path / "index")
+    assert MaxProductIndex.open(tmp_path / "index").num_probed == index.num_probed
+
+
+def test_tuning_reads_everything_rather_than_miss_items() -> None:
+    """Directions without any structure: only all lists find all of the best."""
+    items = np.random.default_rng(0).normal(size=(2000, 48)).astype(np.float32)
+    index = MaxProductIndex.build(items)
+    assert index.tune(items, items[:20] - items[20:40], 10) >= 0.995
+
+
 def test_a_query_does_not_depend_on_those_beside_it() -> None:
     queries = world()[1]
     together = built().search(queries[:4], 10)
