@@ -6,6 +6,8 @@
 # make bench-decisions   tuned peers and Rove's one default in every environment
 #                        BENCH_FLAGS="--data FOLDER" for more than the shop
 # make bench-engine   the engine's speed beside Vowpal Wabbit's, to benchmarks/engine.md
+# make bench-retrieval   the index for large catalogues, to benchmarks/retrieval.md
+#                        BENCH_FLAGS="--data FOLDER"
 # make clean   remove what the targets above made
 #
 # PyPI's Linux wheel of torch brings the CUDA libraries. Where a CPU build is wanted:
@@ -14,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test check bench bench-decisions bench-engine clean
+.PHONY: setup demo test check bench bench-decisions bench-engine bench-retrieval clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -74,6 +76,9 @@ bench-engine: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
 	    -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.engine --write benchmarks/engine.md
+
+bench-retrieval: $(STAMP)
+	$(BIN)/python -m benchmarks.retrieval --write benchmarks/retrieval.md $(BENCH_FLAGS)
 
 clean:
 	rm -rf $(VENV) outputs dist htmlcov .coverage .mypy_cache .pytest_cache .ruff_cache

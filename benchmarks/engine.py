@@ -155,6 +155,29 @@ def classic_lines(stream: Stream) -> list[str]:
     return lines
 
 
+def update_us(batch: int, num_items: int = 500, num_users: int = 2000) -> float:
+    """Return microseconds an event between refits: known users, taste of 16, four factors."""
+    rng = np.random.default_rng(5)
+    text_JE = rng.normal(size=(num_items, 64)).astype(np.float32)
+    learner = MixedLearner(text_JE, num_items, rng=rng)
+    num, first = 4096, 6000
+
+    def events(size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Array]:
+        users_n = rng.integers(num_users, size=size)
+        return users_n, rng.integers(num_items, size=size), (rng.random(size) < 0.3).astype(float)
+
+    learner.observe(*events(first), None)
+    learner.refit()
+    taken_s, num_seen = 0.0, 0
+    while num_seen < min(num, first // 5):
+        users_n, items_n, reward_n = events(batch)
+        begun = time.process_time()
+        learner.observe(users_n, items_n, reward_n, None)
+        taken_s += time.process_time() - begun
+        num_seen += batch
+    return taken_s * 1e6 / num_seen
+
+
 def seconds(call: Callable[[], object], repeats: int) -> float:
     """Return the median processor time of a call."""
     taken = []
@@ -213,6 +236,10 @@ def report(num_events: int) -> list[str]:
     lines += ["| ---: | ---: | ---: | ---: | ---: | ---: |"]
     for num_items, size, num_draws in ((10_000, 32, 64), (1000, 32, 64), (10_000, 96, 64)):
         lines += product_lines(num_items, size, num_draws)
+    lines += ["", "## Update of one event", ""]
+    lines += ["500 items with text, 2,000 users, between refits, microseconds:", ""]
+    lines += ["| batch | us |", "| ---: | ---: |"]
+    lines += [f"| {batch} | {update_us(batch):.1f} |" for batch in (1, 16, BATCH, 256)]
     lines += ["", "## Memory", ""]
     lines += [f"A hot user with 30 pairs at d = 32: {user_bytes():,.0f} bytes in the cache."]
     return lines

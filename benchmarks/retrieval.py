@@ -103,11 +103,14 @@ def rows_of(folder: Path, num_items: int, size: int) -> list[str]:
 def main() -> None:
     """Measure, print, and write the report if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, default=Path("data"), metavar="FOLDER")
     parser.add_argument("--items", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--sizes", type=int, nargs="+", default=[32])
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
+    if not (options.data / "movielens_latest_small" / "ratings.parquet").exists():
+        print(f"{options.data}: no movielens_latest_small/ratings.parquet; give --data FOLDER")
+        return
     faiss.omp_set_num_threads(1)
     with threadpool_limits(1):
         lines = [
