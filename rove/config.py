@@ -342,8 +342,8 @@ class AdaptSection(Section):
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
     """Share of the latest interactions that is not trained on."""
     batch_users: Annotated[int, Field(ge=2)] = 64
-    batch_items: Annotated[int, Field(ge=2)] = 192
-    """Items that a step reads with gradients; the others' vectors are of their last reading."""
+    batch_items: Annotated[int, Field(ge=2)] = 256
+    """Items that a step reads with gradients, and that compete: half queries, half any."""
     support: Annotated[int, Field(ge=1)] = 10
     """A user's interactions before those to predict: 1 to this many."""
     hard_negatives: Annotated[int, Field(ge=0)] = 4

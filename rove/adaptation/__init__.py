@@ -6,6 +6,7 @@ adapters    attach one to train it, write it to a folder, put a folder's on a mo
 texts       the items' tokens, with spans and fields to leave out
 tower       tokens to vectors, with gradients; frozen layers' output is kept
 episodes    a user's interactions before and after a moment
+popularity  how popular items were at the moment of an episode
 losses      posterior, contrastive, binary cross-entropy
 objectives  tower and loss as one trainable module
 pairs       user and item towers, the recipe of the tutorials

@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 _PER_USER = 4
 _MAX_QUERIES = 16
+_QUERIES_A_STEP = 2  # of an episode in training, drawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class Episodes:
     query_BQ: Ints
     weight_BQ: Floats
     known_BK: Ints
+    time_s_B: Floats
+    """Unix time of the visit."""
 
     def __len__(self) -> int:
         return len(self.users_B)
@@ -47,6 +50,7 @@ class _Visit:
     """Distinct, latest first."""
     query: Ints
     weights: Floats
+    time_s: float
 
 
 class History:
@@ -80,6 +84,7 @@ class History:
                         known=np.array(list(before)[::-1], np.int64),
                         query=np.array(list(new), np.int64),
                         weights=np.array(list(new.values())),
+                        time_s=float(behaviour.timestamps[rows[0]]),
                     )
                 )
             for item in items:
@@ -103,11 +108,13 @@ class History:
         )
         rng.shuffle(chosen)
         shares = np.where(rng.random(len(chosen)) < 0.5, rng.random(len(chosen)), 1.0)
+        seeds = rng.integers(0, 2**32, 1 + len(chosen) // size + num_ranks)
         for start in range(0, max(1, len(chosen) // (size * num_ranks)) * size * num_ranks, size):
             if start // size % num_ranks == rank:
                 part = np.arange(start, start + size) % len(chosen)
                 limits = np.ceil(shares[part] * support).astype(np.int64)
-                yield self._padded(chosen[part], np.maximum(limits, 1))
+                own_rng = np.random.default_rng(seeds[start // size])
+                yield self._padded(chosen[part], np.maximum(limits, 1), own_rng)
 
     def num_steps(self, size: int, num_ranks: int) -> int:
         """Return how many batches every rank gets in an epoch."""
@@ -120,16 +127,25 @@ class History:
             part = numbers[start : start + size]
             yield self._padded(part, np.full(len(part), support))
 
-    def _padded(self, numbers: Ints, limits: Ints) -> Episodes:
+    def _padded(
+        self, numbers: Ints, limits: Ints, rng: np.random.Generator | None = None
+    ) -> Episodes:
         visits = [self._visits[number] for number in numbers]
+        picked = [
+            np.arange(len(visit.query))[:_MAX_QUERIES]
+            if rng is None
+            else rng.permutation(len(visit.query))[:_QUERIES_A_STEP]
+            for visit in visits
+        ]
+        both = list(zip(visits, picked, strict=True))
+        supports = zip(visits, limits.tolist(), strict=True)
         return Episodes(
             users_B=np.array([visit.user for visit in visits], np.int64),
-            support_BS=_pad(
-                [visit.known[:limit] for visit, limit in zip(visits, limits, strict=True)]
-            ),
-            query_BQ=_pad([visit.query[:_MAX_QUERIES] for visit in visits]),
-            weight_BQ=_pad_weights([visit.weights[:_MAX_QUERIES] for visit in visits]),
+            support_BS=_pad([visit.known[:limit] for visit, limit in supports]),
+            query_BQ=_pad([visit.query[rows] for visit, rows in both]),
+            weight_BQ=_pad_weights([visit.weights[rows] for visit, rows in both]),
             known_BK=_pad([visit.known for visit in visits]),
+            time_s_B=np.array([visit.time_s for visit in visits]),
         )
 
 

@@ -21,10 +21,10 @@ from rove.adaptation.episodes import Episodes
 from rove.adaptation.objectives import (
     ContrastiveObjective,
     Objective,
-    Popularity,
     PosteriorObjective,
 )
 from rove.adaptation.pairs import PairObjective
+from rove.adaptation.popularity import Popularity
 from rove.adaptation.texts import Texts
 from rove.adaptation.tower import Tower
 from rove.config import Config

@@ -16,7 +16,8 @@ from torch import nn
 from rove.adaptation import losses
 from rove.adaptation.adapters import Adapter
 from rove.adaptation.episodes import Episodes
-from rove.adaptation.objectives import Candidates, Objective, Popularity
+from rove.adaptation.objectives import Candidates, Objective
+from rove.adaptation.popularity import Popularity
 from rove.adaptation.texts import Ints, Mask
 from rove.adaptation.tower import Tower
 from rove.config import AdaptSection
@@ -60,7 +61,7 @@ class PairObjective(Objective):
     def _logits(
         self, x_CD: torch.Tensor, episodes: Episodes, candidates: Candidates
     ) -> torch.Tensor:
-        known_BK = self._on_device(candidates.place_J[episodes.known_BK])
+        known_BK = self._known(episodes, candidates)
         return losses.without(self._all_logits(x_CD, episodes), known_BK)
 
     def _all_logits(self, x_CD: torch.Tensor, episodes: Episodes) -> torch.Tensor:
@@ -75,9 +76,10 @@ class PairObjective(Objective):
         rng: np.random.Generator,
     ) -> torch.Tensor:
         logits_BC = self._all_logits(x_CD, episodes)
-        row, column = np.nonzero(episodes.query_BQ >= 0)
+        row, column = np.nonzero(candidates.place_J[episodes.query_BQ] >= 0)
         num_negatives = max(1, self.section.hard_negatives)
-        negatives_PH = rng.integers(0, len(x_CD), (len(row), num_negatives))
+        drawn = np.arange(candidates.num_queries, len(x_CD))
+        negatives_PH = rng.choice(drawn if len(drawn) else len(x_CD), (len(row), num_negatives))
         rows_P = self._on_device(row)
         queries_P = self._on_device(candidates.place_J[episodes.query_BQ[row, column]])
         weights_P = self._weights(episodes)[rows_P, self._on_device(column)]

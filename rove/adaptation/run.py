@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +33,8 @@ from rove.adaptation.objectives import Objective
 from rove.errors import DataError
 
 MAX_VALIDATION = 4000  # episodes
-_TENSORS, _NUMBERS = "state.safetensors", "state.json"
+NUMBERS = "state.json"
+_TENSORS = "state.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,17 @@ class Epoch:
             + (" (best)" if self.is_best else "")
         )
 
+    def numbers(self) -> dict[str, float]:
+        """Return the figures by name."""
+        return {
+            "epoch": self.number,
+            "loss": self.loss,
+            "validation_loss": self.validation.loss,
+            "validation_ndcg_at_10": self.validation.ndcg,
+            "validation_accuracy": self.validation.accuracy,
+            "duration_s": self.duration_s,
+        }
+
 
 @dataclass(slots=True, kw_only=True)
 class _Place:
@@ -62,6 +76,7 @@ class _Place:
     best: float = float("inf")
     stale: int = 0
     best_values: dict[str, torch.Tensor] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
 
 
 class Run:
@@ -145,20 +160,27 @@ class Run:
             at.best_values = {name: value.clone() for name, value in self._values().items()}
         else:
             at.stale += 1
-        return Epoch(
+        done = Epoch(
             number=at.epoch,
             loss=loss,
             validation=found,
             is_best=is_best,
             duration_s=time.perf_counter() - start,
         )
+        at.curve.append(done.numbers())
+        return done
+
+    @contextmanager
+    def best(self) -> Iterator[None]:
+        """Have the parameters of the best epoch for the time of the block."""
+        now = {name: value.clone() for name, value in self._values().items()}
+        self._set(self._at.best_values)
+        yield
+        self._set(now)
 
     def use_best(self) -> None:
         """Make the model that of the best epoch."""
-        with torch.no_grad():
-            for name, parameter in self.objective.named_parameters():
-                if name in self._at.best_values:
-                    parameter.copy_(self._at.best_values[name])
+        self._set(self._at.best_values)
         self.objective.refresh()
 
     def save(self, folder: Path) -> None:
@@ -171,15 +193,20 @@ class Run:
             tensors |= {f"optimizer|{number}|{name}": v for name, v in moments.items()}
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(plain, folder / _TENSORS)
-        numbers = {"epoch": self._at.epoch, "best": self._at.best, "stale": self._at.stale}
-        numbers["step"] = self._schedule.last_epoch
-        (folder / _NUMBERS).write_text(json.dumps(numbers), "utf-8")
+        numbers = {
+            "epoch": self._at.epoch,
+            "best": self._at.best,
+            "stale": self._at.stale,
+            "step": self._schedule.last_epoch,
+            "curve": self._at.curve,
+        }
+        (folder / NUMBERS).write_text(json.dumps(numbers), "utf-8")
 
     def restore(self, folder: Path) -> None:
         """Undo `save`."""
         try:
             tensors = load_file(folder / _TENSORS)
-            numbers = json.loads((folder / _NUMBERS).read_text("utf-8"))
+            numbers = json.loads((folder / NUMBERS).read_text("utf-8"))
             self._restore(tensors, numbers)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise DataError(
@@ -187,7 +214,7 @@ class Run:
                 "the run's folder, or keep the settings that it was made with"
             ) from None
 
-    def _restore(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, float]) -> None:
+    def _restore(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> None:
         parts: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             part, _, name = key.partition("|")
@@ -215,6 +242,7 @@ class Run:
             best=float(numbers["best"]),
             stale=int(numbers["stale"]),
             best_values=parts.get("best", {}),
+            curve=list(numbers["curve"]),
         )
         self.objective.refresh()
 
@@ -222,6 +250,12 @@ class Run:
         factors = self._schedule.lr_lambdas
         pairs = zip(factors, self._schedule.base_lrs, strict=True)
         return [factor(step) * float(base) for factor, base in pairs]
+
+    def _set(self, values: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.objective.named_parameters():
+                if name in values:
+                    parameter.copy_(values[name])
 
     def _values(self) -> dict[str, torch.Tensor]:
         named = self.objective.named_parameters()
