@@ -24,7 +24,7 @@ from rove.errors import DataError
 from rove.pretraining.stream import Position
 from training.parallel import part_like, whole
 
-_MODEL, _MOMENTS, _STATE = "model.safetensors", "moments.safetensors", "state.json"
+MODEL, _MOMENTS, _STATE = "model.safetensors", "moments.safetensors", "state.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ def save(
     if not writes:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in weights.items()}, folder / _MODEL)
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / MODEL)
     save_file({k: v.contiguous() for k, v in moments.items()}, folder / _MOMENTS)
     (folder / _STATE).write_text(json.dumps(asdict(state)), "utf-8")
 
@@ -84,12 +84,12 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, 
     """Return weights, moments and the state's fields; raise `DataError` for a damaged folder."""
     try:
         tree = json.loads((folder / _STATE).read_text("utf-8"))
-        return load_file(folder / _MODEL), load_file(folder / _MOMENTS), tree
+        return load_file(folder / MODEL), load_file(folder / _MOMENTS), tree
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise DataError(
-            f"{folder}: the checkpoint is damaged: {reason}; remove its folder to go on from the "
-            "one before, or give pretrain.path another folder to start anew"
+            f"{folder}: the checkpoint is damaged: {reason}; give pretrain.path another "
+            "folder to start anew"
         ) from None
 
 

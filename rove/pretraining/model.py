@@ -146,19 +146,22 @@ def from_encoder(
 ) -> tuple[MaskedLanguageModel, Any]:
     """Put a head on the encoder that the `encoder` section `config` names; see `build`."""
     encoder, tokenizer = load_model(config)
-    limit = min(
-        getattr(encoder.config, "max_position_embeddings", section.max_tokens),
-        tokenizer.model_max_length,
-    )
-    if section.max_tokens > limit:
-        raise ConfigError(
-            f"pretrain.max_tokens is {section.max_tokens}, but encoder.model reads at most {limit}"
-            "; lower it"
-        )
+    check_length(encoder, tokenizer, section.max_tokens)
     Vocabulary.of(tokenizer)  # refuses one without a mask token
     model = _with_head(encoder, section)
     model.read_head(Path(config.model))
     return model, tokenizer
+
+
+def check_length(encoder: PreTrainedModel, tokenizer: Any, max_tokens: int) -> None:
+    """Raise `ConfigError` where the encoder has fewer positions than texts have tokens."""
+    known = getattr(encoder.config, "max_position_embeddings", max_tokens)
+    limit = min(known, tokenizer.model_max_length)
+    if max_tokens > limit:
+        raise ConfigError(
+            f"pretrain.max_tokens is {max_tokens}, but encoder.model reads at most {limit}; "
+            "lower it"
+        )
 
 
 def from_scratch(

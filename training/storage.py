@@ -1,0 +1,76 @@
+"""Where tokens and checkpoints are: a folder that all workers see, or an address on S3."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+
+from rove.errors import ConfigError, shown
+
+_SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of what it would go on from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """A place that can be written."""
+
+    address: str
+    """As Ray takes it: an absolute path or an address."""
+    filesystem: pa.fs.FileSystem
+    folder: str
+    """`address` within the file system."""
+
+    @classmethod
+    def open(cls, wanted: str | Path) -> Storage:
+        """Make the place and try to write to it."""
+        text = str(wanted)
+        address = text if "://" in text else str(Path(text).resolve())
+        try:
+            filesystem, folder = pa.fs.FileSystem.from_uri(address)
+            filesystem.create_dir(folder)
+            probe = f"{folder}/.probe-{uuid.uuid4().hex}"
+            with filesystem.open_output_stream(probe) as sink:
+                sink.write(b"rove")
+            filesystem.delete_file(probe)
+        except (OSError, pa.ArrowException) as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise ConfigError(
+                f"{shown(text)} (pretrain.path, .storage) cannot be written: {reason}; "
+                "give a folder or an s3:// address with permission to write"
+            ) from None
+        return cls(address=address, filesystem=filesystem, folder=folder)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Return a file of the folder, none if it is not there."""
+        path = f"{self.folder}/{name}"
+        if self.filesystem.get_file_info(path).type != pa.fs.FileType.File:
+            return None
+        with self.filesystem.open_input_stream(path) as source:
+            tree: dict[str, Any] = json.loads(source.read())
+        return tree
+
+    def write_json(self, name: str, tree: dict[str, Any]) -> None:
+        """Write a file of the folder."""
+        with self.filesystem.open_output_stream(f"{self.folder}/{name}") as sink:
+            sink.write(json.dumps(tree, indent=1).encode())
+
+    def checkpoints(self, run: str) -> list[str]:
+        """Return the folders of the checkpoints that Ray Train knows, oldest first."""
+        path = f"{self.folder}/{run}/{_SNAPSHOT}"
+        if self.filesystem.get_file_info(path).type != pa.fs.FileType.File:
+            return []
+        with self.filesystem.open_input_stream(path) as source:
+            known = source.read().decode()
+        selector = pa.fs.FileSelector(f"{self.folder}/{run}")
+        folders = [one.base_name for one in self.filesystem.get_file_info(selector)]
+        return [f"{run}/{name}" for name in sorted(folders) if f'"{name}"' in known]
+
+    def fetch(self, folder: str, target: Path) -> None:
+        """Copy a folder of the storage to a local one."""
+        pa.fs.copy_files(f"{self.folder}/{folder}", str(target), source_filesystem=self.filesystem)
