@@ -54,6 +54,10 @@ TODO: the break-even size and the recall on learned features of this size are st
 NUM_DEVIATION_COLUMNS = 2
 RECALL, TOP = 0.995, 10
 """What `MaxProductIndex.tune` asks of sample queries: above the .99 that new ones are to have."""
+NUM_SAMPLE_QUERIES = 128
+_NUM_CHOSEN = 5
+_NUM_FOUND = 64
+"""Rows that a request asks for, as the default shortlist does."""
 _FIRST_PROBED = 8
 _LISTS_PER_ROOT = 4.0
 _PROBED_SHARE = 0.05
@@ -85,6 +89,24 @@ def item_vectors(model: RewardModel, items: ItemFeatures, means: ItemMeans) -> V
             np.stack(columns, axis=1).astype(np.float32),
         ]
     )
+
+
+def sample_queries(model: RewardModel, items: ItemFeatures, rng: np.random.Generator) -> Vectors:
+    """Return queries like those to come (n, D + 4): of users without a past, and with one.
+
+    Tastes are drawn from the population's prior, and are those of users who chose a few items.
+    """
+    posterior, num = model.posterior(), NUM_SAMPLE_QUERIES // 2
+    new_nD = rng.multivariate_normal(
+        posterior.prior_mean_D, posterior.prior_covariance_DD, num, method="eigh"
+    )
+    chosen = rng.integers(len(items.features_JD), size=(num, _NUM_CHOSEN))
+    pull_nD = items.features_JD[chosen].astype(np.float64).sum(1)
+    known_nD = posterior.idle_mean_D + pull_nD @ posterior.pull_DD
+    query_nC = np.zeros((2 * num, model.num_factors + 2 + NUM_DEVIATION_COLUMNS), np.float32)
+    query_nC[:, : model.num_factors] = np.vstack([new_nD, known_nD])
+    query_nC[:, model.num_factors : -NUM_DEVIATION_COLUMNS] = 1.0
+    return query_nC
 
 
 class MaxProductIndex:
@@ -124,7 +146,7 @@ class MaxProductIndex:
         index.add_core(num_rows, *pointers)
         return cls(index)
 
-    def tune(self, x_JC: Vectors, query_QC: Vectors, num: int) -> float:
+    def tune(self, x_JC: Vectors, query_QC: Vectors, num: int = _NUM_FOUND) -> float:
         """Read as many lists as sample queries need, and return their recall.
 
         Recall is the share of the exact best `TOP` in the `num` rows found. The number of lists
