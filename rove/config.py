@@ -218,6 +218,9 @@ class TrainingSection(Section):
     """Factors learnt from behaviour, with a prior mean read from the text."""
     max_sweeps: Annotated[int, Field(ge=1)] = 30
     """Upper bound on the sweeps of the alternating least squares."""
+    half_life_s: Positive | None = None
+    """`feedback: shown`: after this time a trial weighs half when the model is learnt anew; null:
+    nothing is forgotten. (The half-lives for implicit feedback are read off the data.)"""
     prior: Path | None = None
     """`feedback: shown`: the folder of another service's release (another tenant, another
     catalogue), whose variances and mean reward this one begins with."""

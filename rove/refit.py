@@ -76,6 +76,7 @@ def refit(config: Config, store: ItemStore, now_s: float | None = None) -> Path:
             embeddings_JE,
             settled_s=now_s,
             base=prior_of(config.training.prior),
+            half_life_s=config.training.half_life_s,
             seed=config.training.seed,
         )
         metrics[NUM_INTERACTIONS] = base.metrics.get(NUM_INTERACTIONS, 0)

@@ -71,9 +71,16 @@ class UserPosterior:
 
 
 def user_posterior(
-    features: Features, reward_n: Array, population_DD: Array, kind: Kind, centre: float
+    features: Features,
+    reward_n: Array,
+    share_n: Array,
+    population_DD: Array,
+    kind: Kind,
+    centre: float,
 ) -> UserPosterior:
     """Return the posterior given one user's trials, the items' effects taken as known.
+
+    `share_n`: what each trial weighs, 1 unless it is being forgotten.
 
     C = (T^-1 + H' W H)^-1, mean = C H' W y with responses y; T is the population's covariance.
     """
@@ -83,7 +90,7 @@ def user_posterior(
     for _ in range(_STEPS if len(reward_n) else 0):
         eta_n = fixed_n + h_nD @ mean_D
         weight_n, error_n = expanded(kind, eta_n, centre, reward_n, features.dispersion_n)
-        scaled_nD = h_nD * weight_n[:, None]
+        scaled_nD = h_nD * (share_n * weight_n)[:, None]
         grown_DD = np.eye(len(population_DD)) + population_DD @ (scaled_nD.T @ h_nD)
         solved_DD = np.asarray(np.linalg.solve(grown_DD, population_DD), np.float64)
         covariance_DD = (solved_DD + solved_DD.T) / 2.0

@@ -81,6 +81,12 @@ class ShownModel:
     """E z z' over requests (`rove.mixed.teaching`)."""
     dispersion: float
     centre: float
+    half_life_s: float
+    """Trials weigh 2^(-age / half_life) at `settled_s`; infinite: none is forgotten."""
+
+    def shares(self, time_n: Array) -> Array:
+        """Return what trials of some times weigh, (n,)."""
+        return np.exp2(np.minimum((time_n - self.settled_s) / self.half_life_s, 0.0))
 
     @property
     def num_factors(self) -> int:
@@ -174,7 +180,7 @@ class ShownModel:
             for name, value in tensors.items()
             if name.startswith(_PREFIX)
         }
-        for name in ("settled_s", "dispersion", "centre"):
+        for name in ("settled_s", "dispersion", "centre", "half_life_s"):
             values[name] = float(values[name])
         return cls(kind=described["kind"], columns=tuple(described["columns"]), **values)
 
@@ -187,6 +193,7 @@ def learn_shown(
     *,
     settled_s: float,
     base: ShownModel | None = None,
+    half_life_s: float | None = None,
     seed: int = 0,
 ) -> tuple[ShownModel, int]:
     """Learn from all decisions that expired by `settled_s`; return also how many trials.
@@ -199,7 +206,7 @@ def learn_shown(
     ]
     trials.sort(key=lambda trial: trial.shown.created_at)
     with threadpool_limits(1, user_api="blas"):
-        model = _learn(trials, rewards, row_of, embeddings_JE, settled_s, base, seed)
+        model = _learn(trials, rewards, row_of, embeddings_JE, settled_s, base, half_life_s, seed)
     return model, len(trials)
 
 
@@ -220,6 +227,7 @@ def _learn(
     embeddings_JE: npt.NDArray[np.floating],
     settled_s: float,
     base: ShownModel | None,
+    half_life_s: float | None,
     seed: int,
 ) -> ShownModel:
     mean_E, components_EG = _text_map(embeddings_JE)
@@ -255,13 +263,14 @@ def _learn(
     )
     users = {trial.shown.user_id: n for n, trial in enumerate(trials)}
     code_of = {user_id: code for code, user_id in enumerate(users)}
-    record = Trials(reader.size)
+    record = Trials(reader.size, half_life_s)
     users_n = np.array([code_of[trial.shown.user_id] for trial in trials], np.int64)
     items_n = np.array([row_of[trial.item_id] for trial in trials], np.int64)
     past_nX = Past(len(text_JG)).observe(users_n, items_n, reward_n)
     record.add(users_n, items_n, reward_n, row_nR, settled_s, past_nX)
+    record.columns.times[:] = [trial.shown.created_at for trial in trials]
     fitted = fit(
-        record.columns,
+        record.weighted(settled_s),
         Catalogue(map_JG=text_JG, taste_JF=text_JG[:, 1 : 1 + num_taste], groups_J=None),
         kind,
         prior,
@@ -287,6 +296,7 @@ def _learn(
         others_PP=fitted.others_PP,
         dispersion=fitted.dispersion,
         centre=fitted.centre,
+        half_life_s=half_life_s or np.inf,
         **text,
         **contexts,
     )
@@ -361,6 +371,7 @@ def _unlearnt(
         others_PP=np.eye(len(variance_P)),
         dispersion=prior.dispersion,
         centre=centre,
+        half_life_s=np.inf,
         **text,
         **contexts,
     )

@@ -122,8 +122,9 @@ class ShownScorer(Scores[ShownUser, ShownTaste, None]):
         reward_n = np.array([trial.reward for trial in trials])
         model = self.model
         features = self.features(trials, rows, pair_n3)
+        share_n = model.shares(np.array([trial.shown.created_at for trial in trials]))
         posterior = user_posterior(
-            features, reward_n, model.population_DD, model.kind, model.centre
+            features, reward_n, share_n, model.population_DD, model.kind, model.centre
         )
         return rows, posterior, pairs
 

@@ -472,3 +472,22 @@ def test_a_prior_that_was_not_learnt_is_refused(shop: Shop) -> None:
     shop.training = {"prior": str(shop.folder / "releases" / plain)}
     with pytest.raises(ReleaseError, match="so it has no prior to give"):
         shop.engine()
+
+
+def test_what_is_long_past_can_be_forgotten(shop: Shop, tmp_path: Path) -> None:
+    """An item that earned for a month earns no more: with a half-life the last day decides."""
+    scores = []
+    for name, training in (("all", {}), ("fading", {"half_life_s": DAY_S})):
+        shop = Shop(tmp_path / name, feedback="shown", preset="news", training=training)
+        engine = shop.engine(kind="greedy")
+        for number in range(120):
+            if number == 90:
+                shop.clock.now += 20 * DAY_S
+            wanted = request(f"u{number % 9}", f"e{number}", k=1, item_ids=[f"item-{number % 2}"])
+            good = number % 2 == 0 and number < 90
+            answer(engine, rank(engine, wanted), value=float(good))
+        shop.clock.now += HALF_HOUR_S
+        engine.sync()
+        engine.refit()
+        scores.append(rank(engine, request("new", k=1, item_ids=["item-0"])).slots[0].score)
+    assert scores[0] > 0.5 and scores[1] < 0.2

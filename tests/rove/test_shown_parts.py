@@ -99,9 +99,9 @@ def test_a_user_s_posterior_is_that_of_a_dense_regression() -> None:
     rng = np.random.default_rng(1)
     of = features(12, rng)
     reward_n = rng.normal(size=12)
-    population_DD = np.diag(rng.uniform(0.5, 2.0, 6))
-    found = user_posterior(of, reward_n, population_DD, "identity", 0.0)
-    h, weight = of.user_nD, 1.0 / of.dispersion_n
+    population_DD, share_n = np.diag(rng.uniform(0.5, 2.0, 6)), rng.uniform(0.1, 1.0, 12)
+    found = user_posterior(of, reward_n, share_n, population_DD, "identity", 0.0)
+    h, weight = of.user_nD, share_n / of.dispersion_n
     covariance = np.linalg.inv(np.linalg.inv(population_DD) + h.T @ (weight[:, None] * h))
     expected = covariance @ h.T @ (weight * (reward_n - of.fixed_n))
     assert found.mean_D == pytest.approx(expected)
@@ -114,7 +114,7 @@ def test_a_binary_user_s_posterior_is_at_the_mode() -> None:
     rng = np.random.default_rng(2)
     of = features(40, rng)
     reward_n = rng.integers(0, 2, 40).astype(np.float64)
-    found = user_posterior(of, reward_n, np.eye(6) * 0.3, "logit", 0.0)
+    found = user_posterior(of, reward_n, np.ones(40), np.eye(6) * 0.3, "logit", 0.0)
     eta_n = of.fixed_n + of.user_nD @ found.mean_D
     left_n = (reward_n - 1.0 / (1.0 + np.exp(-eta_n))) / of.dispersion_n
     assert of.user_nD.T @ left_n == pytest.approx(found.mean_D / 0.3, abs=0.05)
@@ -130,13 +130,13 @@ def test_one_update_a_trial_gives_the_posterior_of_all() -> None:
         one = np.array([eta]), 0.0, reward_n[n : n + 1], of.dispersion_n[n : n + 1]
         weight_n, error_n = expanded("identity", *one)
         user.learn(of.user_nD[n], float(weight_n[0]), float(error_n[0]))
-    found = user_posterior(of, reward_n, np.eye(6), "identity", 0.0)
+    found = user_posterior(of, reward_n, np.ones(20), np.eye(6), "identity", 0.0)
     assert user.mean_D == pytest.approx(found.mean_D, abs=1e-5)
     assert user.covariance_DD == pytest.approx(found.covariance_DD, abs=1e-5)
     changed_n = reward_n.copy()
     changed_n[7] += 0.5
     user.correct(of.user_nD[7], 0.5, float(of.dispersion_n[7]))
-    found = user_posterior(of, changed_n, np.eye(6), "identity", 0.0)
+    found = user_posterior(of, changed_n, np.ones(20), np.eye(6), "identity", 0.0)
     assert user.mean_D == pytest.approx(found.mean_D, abs=1e-5)
 
 
