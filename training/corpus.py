@@ -92,13 +92,16 @@ class Summary:
 
 def sources(config: Config) -> list[Source]:
     """List what there is to read; raise `ConfigError` where nothing is named."""
+    if config.data is None and not config.pretrain.texts:
+        raise ConfigError(
+            "there is nothing to learn from; set data.catalogue or list files in pretrain.texts"
+        )
     found = _catalogue_sources(config.data) if config.data else []
     for text in config.pretrain.texts:
         found += _text_sources(text)
     if not found:
-        raise ConfigError(
-            "there is nothing to learn from; set data.catalogue or list files in pretrain.texts"
-        )
+        path = config.data.catalogue.path if config.data else config.pretrain.texts[0].path
+        raise DataError(f"{path}: the files have no rows; there is nothing to learn from")
     return found
 
 
@@ -302,7 +305,9 @@ def _split(path: Path, kind: Any, format: Format | None, names: dict[str, str]) 
     groups: list[int | None] = [None]
     if path.suffix in (".parquet", ".pq") or format == "parquet":
         try:
-            groups = list(range(pq.read_metadata(path).num_row_groups))
+            metadata = pq.read_metadata(path)
+            numbers = range(metadata.num_row_groups)
+            groups = [i for i in numbers if metadata.row_group(i).num_rows]
         except (pa.ArrowException, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise DataError(f"{path}: cannot be read as parquet: {reason}") from None

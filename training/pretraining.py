@@ -25,6 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from rove.config import Config, EncoderSection, PretrainSection
 from rove.encoder import load_model
@@ -56,10 +57,12 @@ def run(config: Config) -> Path:
     """Train to the end; return the encoder's folder."""
     section = config.pretrain
     tracking.check(section.tracking)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     found = corpus.sources(config)
     encoder = _absolute(config.encoder)
     own = Storage.open(section.path)
     storage = Storage.open(section.storage) if section.storage else own
+    _check_checkpoint(storage)
     backend = _tokenizer_of(encoder, section)
     config.write(section.path)
     _start_ray()
@@ -69,7 +72,6 @@ def run(config: Config) -> Path:
         backend = _trained_tokenizer(found, section).backend_tokenizer.to_str()
     key = corpus.key_of(found, backend, section.max_tokens, section.holdout_share)
     _check_settings(storage, config, key)
-    _check_checkpoint(storage)
     _tokenise(found, backend, storage, section, key)
     storage.write_json(_RUN_FILE, _settings(config, key))
     state = _train(config, encoder, storage, folder)
