@@ -76,6 +76,7 @@ bench-engine: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
 	    -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.engine --write benchmarks/engine.md
+	$(BIN)/python -m benchmarks.engine_costs --write benchmarks/engine_costs.md
 
 bench-retrieval: $(STAMP)
 	$(BIN)/python -m benchmarks.retrieval --write benchmarks/retrieval.md $(BENCH_FLAGS)
