@@ -29,7 +29,7 @@ import torch
 from rove import ranking
 from rove.adaptation.episodes import History
 from rove.adaptation.fitting import build
-from rove.adaptation.objectives import Popularity
+from rove.adaptation.popularity import Popularity
 from rove.adaptation.run import Run
 from rove.behaviour import Behaviour
 from rove.config import Config
@@ -158,8 +158,7 @@ def adapt(data: Data, config: Config, name: str) -> Row:
     section = config.adapt
     start = time.perf_counter()
     train, later = data.past.split(section.validation_share)
-    counts = np.bincount(train.items, minlength=len(data.texts)).astype(np.float64)
-    popularity = Popularity(counts_J=counts, num_users=len(np.unique(train.users)))
+    popularity = Popularity.of(train)
     history = History.of(train, np.ones(len(train)))
     validation = History.of(data.past, np.ones(len(data.past)), since_s=float(later.timestamps[0]))
     steps = history.num_steps(section.batch_users, 1) * section.epochs

@@ -3,76 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import ray
-import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+import yaml
 
-from rove.config import Config, EncoderSection
+from rove.catalogue import Item
+from rove.config import EncoderSection
 from rove.encoder import Encoder
+from rove.errors import ConfigError, DataError, RoveError
 from rove.release import latest
+from tests.colours import config_of, tree, write_data, write_encoder
+from training.adapt import main
+from training.adapt_data import prepare
 from training.adapt_job import run
 
 # Ray's own settings, when it reads them.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 
 ROOT = Path(__file__).parent.parent.parent
-COLOURS, THINGS = ["red", "blue"], ["lamp", "vase", "cup", "tea", "box", "pen", "hat", "bag"]
-DAY_S = 86_400.0
-
-
-def write_encoder(folder: Path) -> None:
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {token: i for i, token in enumerate([*special, *COLOURS, *THINGS, "big", "small"])}
-    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=64,
-    )
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
-    torch.manual_seed(0)
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def write_data(folder: Path, num_users: int = 40, with_text: bool = True) -> None:
-    """Users like one colour: 32 items, six interactions a user, a day between them."""
-    titles = [f"{size} {c} {t}" for size in ("big", "small") for c in COLOURS for t in THINGS]
-    ids = [f"i{row}" for row in range(len(titles))]
-    texts = titles if with_text else [""] * len(titles)
-    pq.write_table(pa.table({"item_id": ids, "title": texts}), folder / "items.parquet")
-    rng = np.random.default_rng(0)
-    rows: dict[str, list[Any]] = {"user_id": [], "item_id": [], "timestamp": []}
-    for user in range(num_users):
-        own = [row for row, title in enumerate(titles) if COLOURS[user % 2] in title]
-        for place, row in enumerate(rng.permutation(own)[:6].tolist()):
-            rows["user_id"].append(f"u{user}")
-            rows["item_id"].append(ids[row])
-            rows["timestamp"].append(1e9 + DAY_S * (10 * place + rng.random()))
-    pq.write_table(pa.table(rows), folder / "history.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -82,36 +37,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_encoder(folder / "bert")
     write_data(folder)
     return folder
-
-
-def tree(world: Path, out: Path, **adapt: Any) -> dict[str, Any]:
-    settings = {
-        "path": str(out / "adapt"),
-        "layers": 1,
-        "rank": 2,
-        "bottleneck": 4,
-        "epochs": 2,
-        "batch_users": 8,
-        "batch_items": 16,
-        "validation_share": 0.2,
-        "learning_rate": 0.01,
-    }
-    return {
-        "name": "tiny",
-        "data": {
-            "catalogue": {"path": str(world / "items.parquet")},
-            "interactions": {"path": str(world / "history.parquet"), "type": "purchase"},
-        },
-        "encoder": {"model": str(world / "bert"), "max_tokens": 16, "dtype": "float32"},
-        "store": {"url": f"sqlite:///{out / 'ledger'}"},
-        "releases": {"path": str(out / "releases")},
-        "training": {"text_factors": 4, "learned_factors": 4},
-        "adapt": settings | adapt,
-    }
-
-
-def config_of(world: Path, out: Path, **adapt: Any) -> Config:
-    return Config.parse(tree(world, out, **adapt))
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +54,10 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("method", "workers"), [("lora", 2), ("adalora", 1), ("houlsby", 1)])
 def test_the_job_ends_with_a_release_whose_encoder_is_base_and_adapter(
-    world: Path, tmp_path: Path, cluster: None, method: str, workers: int
+    world: Path, tmp_path: Path, cluster: None
 ) -> None:
-    config = config_of(world, tmp_path, method=method, num_workers=workers)
+    config = config_of(world, tmp_path, num_workers=2)
     folder = run(config, from_ledger=False, with_report=False)
     release = latest(config.releases.path)
     assert release.folder == folder
@@ -146,3 +70,71 @@ def test_the_job_ends_with_a_release_whose_encoder_is_base_and_adapter(
     )
     curve = json.loads((tmp_path / "adapt" / "curve.json").read_text())
     assert [epoch["epoch"] for epoch in curve] == list(range(1, len(curve) + 1))
+
+
+def test_propensities_weigh_what_was_rarely_shown(world: Path, tmp_path: Path) -> None:
+    """Shown with .5 and with .01: weights 2 and, at most, 10; by itself: 1."""
+    items = [Item(item_id=name, title=name) for name in ("a", "b", "c")]
+    table = pa.table(
+        {
+            "user_id": ["u", "u", "u", "v"],
+            "item_id": ["a", "b", "c", "a"],
+            "reward": [1.0, 1.0, 1.0, 1.0],
+            "timestamp": [0.0, 1.0, 2.0, 1e6],
+            "event_id": ["e", "f", None, None],
+            "session": [None, None, None, None],
+        }
+    )
+    prepared = prepare(
+        config_of(world, tmp_path), items, [table], {("e", "a"): 0.5, ("f", "b"): 0.01}
+    )
+    assert prepared.weights.tolist() == [2.0, 10.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": 5}, "adapt.layers is 5, the encoder has 2; lower it"),
+        ({"start": "nowhere"}, "nowhere: not a readable adapter: "),
+        ({"path": "/proc/nothing/here"}, "adapt.path /proc/nothing/here cannot be written: "),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_anything_starts(
+    world: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RoveError, match=re.escape(message)):
+        run(config_of(world, tmp_path, **changes), from_ledger=False, with_report=False)
+
+
+def test_one_user_is_refused_in_one_line_with_a_status(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data(tmp_path, num_users=1)
+    path = tmp_path / "rove.yaml"
+    settings = tree(tmp_path, tmp_path)
+    settings["encoder"]["model"] = str(world / "bert")
+    path.write_text(yaml.safe_dump(settings), "utf-8")
+    assert main([str(path)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said == ("training.adapt: all interactions are of one user; adapting needs at least two")
+
+
+def test_items_without_text_are_refused(world: Path, tmp_path: Path) -> None:
+    write_data(tmp_path, with_text=False)
+    with pytest.raises(DataError, match=re.escape("no usable")):
+        run(config_of(tmp_path, tmp_path), from_ledger=False, with_report=False)
+
+
+def test_a_folder_of_another_run_is_refused(world: Path, tmp_path: Path) -> None:
+    path = tmp_path / "adapt"
+    path.mkdir()
+    (path / "run.json").write_text('{"identity": "another"}')
+    with pytest.raises(ConfigError, match=re.escape("holds a run of other data or settings")):
+        run(config_of(world, tmp_path), from_ledger=False, with_report=False)
+
+
+@pytest.mark.ray
+def test_more_workers_than_cpus_are_refused(world: Path, tmp_path: Path, cluster: None) -> None:
+    needs = "adapt.num_workers 3 with 1 CPU each needs 3"
+    with pytest.raises(ConfigError, match=re.escape(needs)):
+        run(config_of(world, tmp_path, num_workers=3), from_ledger=False, with_report=False)
