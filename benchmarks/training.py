@@ -90,15 +90,14 @@ def config_of(options: argparse.Namespace, path: Path, **settings: Any) -> Confi
 
 def token_rows(config: Config, tokenizer: Any) -> list[list[int]]:
     """Return all rows as the runs read them."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.enable_truncation(config.pretrain.max_tokens)
-    rows = []
-    for source in corpus.sources(config):
-        for texts in corpus.read_texts(source):
-            for encoding in backend.encode_batch([text for text in texts if text.strip()]):
-                rows += [piece.ids for piece in (encoding, *encoding.overflowing)]
-    return rows
+    backend, max_tokens = tokenizer.backend_tokenizer, config.pretrain.max_tokens
+    counts = dict.fromkeys(("num_texts", "num_cut", "num_empty"), 0)
+    return [
+        row
+        for source in corpus.sources(config)
+        for rows in corpus.token_rows(source, backend, max_tokens, 0.0, False, counts)
+        for row in rows
+    ]
 
 
 class Rove:

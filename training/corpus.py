@@ -203,21 +203,26 @@ def _write_source(
     """Tokenise one source to two files; say what they hold."""
     number, source = row["number"], Source(**json.loads(row["source"]))
     backend = Tokenizer.from_str(tokenizer)
-    backend.no_padding()
-    backend.enable_truncation(max_tokens)
     counts = dict.fromkeys(("num_texts", "num_cut", "num_empty"), 0)
     parts = {}
     for name in ("train", "held_out"):
-        rows = _token_rows(source, backend, holdout_share, name == "held_out", counts)
+        rows = token_rows(source, backend, max_tokens, holdout_share, name == "held_out", counts)
         file = f"{name}-{number:06d}.parquet"
         parts[name] = json.dumps(asdict(stream.write_part(filesystem, folder, file, rows)))
     return {**parts, "counts": json.dumps(counts)}
 
 
-def _token_rows(
-    source: Source, backend: Tokenizer, share: float, held_out: bool, counts: dict[str, int]
+def token_rows(
+    source: Source,
+    backend: Tokenizer,
+    max_tokens: int,
+    share: float,
+    held_out: bool,
+    counts: dict[str, int],
 ) -> Iterator[list[list[int]]]:
-    """Yield the token rows of one side; a source is read once for each."""
+    """Yield the token rows of one side, and count; a source is read once for each side."""
+    backend.no_padding()
+    backend.enable_truncation(max_tokens)
     num_special = backend.num_special_tokens_to_add(False)
     for texts in read_texts(source):
         chosen = [text for text in texts if text.strip() and _is_held_out(text, share) == held_out]

@@ -104,4 +104,7 @@ class Follower:
         self._say(f"held-out loss at step {int(step):,}: {loss:.4f}")
 
     def _say(self, text: str) -> None:
-        print(text, flush=True)
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.say(text)

@@ -58,6 +58,13 @@ class Bar:
         if self._task is not None:
             self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self._task is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text, highlight=False, markup=False)
+
     def show(self, step: int, words: str) -> None:
         """Show that `step` steps are done."""
         if self._task is not None:

@@ -12,6 +12,7 @@ import pytest
 
 from rove.config import Config, TrackingSection
 from rove.errors import ConfigError, DataError
+from rove.pretraining.tokenizer import train_tokenizer
 from training import corpus, tracking
 from training.progress import Bar, clock
 from training.report import write_report
@@ -144,3 +145,15 @@ def test_a_storage_keeps_small_trees(tmp_path: Path) -> None:
     storage.write_json("run.json", {"a": 1})
     assert storage.read_json("run.json") == {"a": 1}
     assert storage.checkpoints("train") == []
+
+
+def test_a_very_long_text_becomes_several_rows_and_none_is_lost(tmp_path: Path) -> None:
+    """10,000 words of one token: rows of 16 hold 14 of them, so 715 rows."""
+    (tmp_path / "a.txt").write_text(" ".join(["lamp"] * 10_000) + "\n\n", "utf-8")
+    found = corpus.sources(config_with(tmp_path, texts=[{"path": str(tmp_path / "a.txt")}]))
+    letters = [f"lamp {one} {two}" for one in "abcdefghijk" for two in "lmnopqrst"]
+    tokenizer = train_tokenizer(lambda: letters, 100, 16).backend_tokenizer
+    counts = dict.fromkeys(("num_texts", "num_cut", "num_empty"), 0)
+    (rows,) = corpus.token_rows(found[0], tokenizer, 16, 0.0, False, counts)
+    assert [len(row) for row in rows] == [16] * 714 + [4 + 2]
+    assert counts == {"num_texts": 1, "num_cut": 1, "num_empty": 1}
