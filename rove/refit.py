@@ -41,7 +41,7 @@ from rove.release import (
     write,
 )
 from rove.rewards import RewardMap
-from rove.shown.model import learn_shown
+from rove.shown.learning import learn_shown
 
 KEPT_REFITS = 3
 LEAST_SHARE = 0.5

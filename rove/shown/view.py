@@ -30,8 +30,8 @@ from rove.records import ItemTaste, UserProfile
 from rove.release import Release, prior_of
 from rove.rewards import RewardMap
 from rove.scores import TextVectors
+from rove.shown.learning import unlearnt
 from rove.shown.likelihood import expanded
-from rove.shown.model import unlearnt
 from rove.shown.posterior import ItemPosterior
 from rove.shown.scoring import ShownScorer, ShownTaste
 from rove.shown.trials import Trial, reward_of, trials_of

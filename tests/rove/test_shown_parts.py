@@ -15,8 +15,9 @@ from rove.ledger.shown import Answer, Shown
 from rove.release import Release, latest
 from rove.rewards import RewardMap
 from rove.shown.contexts import ContextReader, text_of, values_of
+from rove.shown.learning import learn_shown
 from rove.shown.likelihood import Features, expanded, user_posterior
-from rove.shown.model import ShownModel, learn_shown
+from rove.shown.model import ShownModel
 from rove.shown.trials import trials_of
 from rove.shown.users import Pairs, ShownUser
 from tests.worlds import Shop, embeddings
