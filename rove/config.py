@@ -254,7 +254,7 @@ class TrackingSection(Section):
     wandb_mode: Literal["online", "offline"] = "offline"
     """offline needs no network: `wandb sync` sends it later."""
     mlflow_uri: str | None = None
-    """Log to this MLflow server or file store (extra `tracking`)."""
+    """Log to this MLflow server or database: http://..., sqlite:///... (extra `tracking`)."""
 
 
 class PretrainSection(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +12,7 @@ import ray
 
 from rove.config import Config
 from training.progress import Bar
-from training.tracking import Tracker, open_trackers
+from training.tracking import open_trackers
 
 _POLL_S = 0.5
 
@@ -23,7 +23,8 @@ class Follower:
     facts: dict[str, Any]
     """What the run was like: dtype, device, peak memory."""
 
-    def __init__(self, news: Any, config: Config) -> None:
+    def __init__(self, news: Any, config: Config, start_step: int) -> None:
+        """Open the trackers of a run that goes on at `start_step`."""
         self.facts = {"memory_mb": 0.0}
         self._news = news
         self._actions: dict[str, Callable[..., None]] = {
@@ -31,12 +32,18 @@ class Follower:
             "step": self._step,
             "held_out": self._held_out,
         }
-        self._config = config
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="news", daemon=True)
         self._stack = ExitStack()
         self._bar: Bar | None = None
-        self._trackers: Sequence[Tracker] = ()
+        section = config.pretrain
+        self._trackers = open_trackers(
+            section.tracking,
+            section.path,
+            config.name,
+            section.model_dump(mode="json", exclude={"tracking"}),
+            start_step,
+        )
         self._loss: float | None = None
         self._shown = 0
         self._error: BaseException | None = None
@@ -79,11 +86,6 @@ class Follower:
             return
         self._say(f"{num_steps:,} steps in {dtype} on {device}")
         self._bar = self._stack.enter_context(Bar("pretraining", num_steps, step))
-        section = self._config.pretrain
-        settings = section.model_dump(mode="json", exclude={"tracking"})
-        self._trackers = open_trackers(
-            section.tracking, section.path, self._config.name, settings, step
-        )
 
     def _step(self, step: float, memory_mb: float, **figures: float) -> None:
         number = int(step)

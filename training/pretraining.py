@@ -43,6 +43,7 @@ from training.worker import News, Task, train
 
 RUN = "train"  # Ray Train's folder
 _TOKENS, _TOKENIZER, _RUN_FILE = "tokens", "tokenizer", "run.json"
+_TEXTS = "the texts"
 _FREE = {  # settings that may change when a run goes on
     "path",
     "storage",
@@ -62,7 +63,8 @@ def run(config: Config) -> Path:
     encoder = _absolute(config.encoder)
     own = Storage.open(section.path)
     storage = Storage.open(section.storage) if section.storage else own
-    _check_checkpoint(storage)
+    _check_settings(storage, config)
+    start_step = _check_checkpoint(storage)
     backend = _tokenizer_of(encoder, section)
     config.write(section.path)
     _start_ray()
@@ -74,7 +76,7 @@ def run(config: Config) -> Path:
     _check_settings(storage, config, key)
     _tokenise(found, backend, storage, section, key)
     storage.write_json(_RUN_FILE, _settings(config, key))
-    state = _train(config, encoder, storage, folder)
+    state = _train(config, encoder, storage, folder, start_step)
     result = _write_encoder(config, encoder, storage, folder)
     write_report(section.path, config, *state)
     print(f"report: {section.path / 'report.md'}")
@@ -83,7 +85,11 @@ def run(config: Config) -> Path:
 
 
 def _train(
-    config: Config, encoder: EncoderSection, storage: Storage, tokenizer: Path | None
+    config: Config,
+    encoder: EncoderSection,
+    storage: Storage,
+    tokenizer: Path | None,
+    start_step: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Let the workers train; return the last checkpoint's state and what the run was like."""
     section = config.pretrain
@@ -115,7 +121,7 @@ def _train(
             checkpoint_config=CheckpointConfig(num_to_keep=section.keep_checkpoints),
         ),
     )
-    with Follower(news, config) as follower:
+    with Follower(news, config, start_step) as follower:
         try:
             trainer.fit()
         except TrainingFailedError as error:
@@ -235,32 +241,36 @@ def _tokenise(
     print("\n".join(summary.lines()), flush=True)
 
 
-def _settings(config: Config, key: str) -> dict[str, Any]:
+def _settings(config: Config, key: str | None = None) -> dict[str, Any]:
     """Return all that decides the numbers of a run."""
     pretrain = config.pretrain.model_dump(mode="json", exclude=_FREE)
     return {
         **{f"pretrain.{name}": value for name, value in pretrain.items()},
         "encoder.model": config.encoder.model,
-        "the texts": key[:16],
+        **({_TEXTS: key[:16]} if key else {}),
     }
 
 
-def _check_settings(storage: Storage, config: Config, key: str) -> None:
+def _check_settings(storage: Storage, config: Config, key: str | None = None) -> None:
+    """Refuse to go on under other settings than the run began with, and other texts if known."""
     before, now = storage.read_json(_RUN_FILE), _settings(config, key)
-    if before is None or before == now:
+    if before is None:
         return
-    name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+    differ = [one for one in now if before.get(one) != now[one]]
+    if not differ:
+        return
+    name = differ[0]
     raise ConfigError(
         f"{storage.address}: a run was begun here with other settings: {name} was "
-        f"{shown(before.get(name))}, now {shown(now.get(name))}; give pretrain.path another folder"
+        f"{shown(before.get(name))}, now {shown(now[name])}; give pretrain.path another folder"
     )
 
 
-def _check_checkpoint(storage: Storage) -> None:
-    """Read the checkpoint that the run would go on from."""
+def _check_checkpoint(storage: Storage) -> int:
+    """Read the checkpoint that the run would go on from; return its step, or 0."""
     known = storage.checkpoints(RUN)
     if not known:
-        return
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         try:
             storage.fetch(known[-1], Path(folder))
@@ -268,7 +278,9 @@ def _check_checkpoint(storage: Storage) -> None:
         except DataError as error:
             detail = error.detail.replace(folder, f"{storage.address}/{known[-1]}")
             raise DataError(detail) from None
-    print(f"going on from step {state['step']:,} ({storage.address}/{known[-1]})", flush=True)
+    step = int(state["step"])
+    print(f"going on from step {step:,} ({storage.address}/{known[-1]})", flush=True)
+    return step
 
 
 def _absolute(section: EncoderSection) -> EncoderSection:

@@ -6,14 +6,15 @@ A tracker sees numbers by name at a step; it runs in the command, never in a wor
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
 from rove.config import TrackingSection
-from rove.errors import ConfigError
+from rove.errors import ConfigError, shown
 
 _INSTALL = "pip install 'rove[tracking]'"
 
@@ -111,11 +112,25 @@ def open_trackers(
     trackers: list[Tracker] = [TensorBoard(folder / "tensorboard", settings, start_step)]
     if section.wandb_project is not None:
         wandb = _package("wandb", "wandb_project")
-        trackers.append(WeightsAndBiases(wandb, folder, name, settings, section))
+        with _refusing(wandb.Error, "wandb_project", section.wandb_project):
+            trackers.append(WeightsAndBiases(wandb, folder, name, settings, section))
     if section.mlflow_uri is not None:
         mlflow = _package("mlflow", "mlflow_uri")
-        trackers.append(MLflow(mlflow, name, settings, section.mlflow_uri))
+        with _refusing(mlflow.MlflowException, "mlflow_uri", section.mlflow_uri):
+            trackers.append(MLflow(mlflow, name, settings, section.mlflow_uri))
     return trackers
+
+
+@contextmanager
+def _refusing(kind: type[Exception], key: str, value: str) -> Iterator[None]:
+    """Say which setting a tracker cannot be opened with."""
+    try:
+        yield
+    except kind as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ConfigError(
+            f"tracking.{key} {shown(value)} cannot be used: {reason}; correct or remove it"
+        ) from None
 
 
 def _package(name: str, key: str) -> Any:
