@@ -34,6 +34,8 @@ Vectors = npt.NDArray[np.float32]
 NUM_MAP = 64
 NUM_TASTE = 16
 NUM_FACTORS = 4
+MAX_TRIALS = 1_000_000
+"""The latest are learnt from: bounds time and memory of a refit."""
 _SWEEPS = 8
 _MAX_FLOATS = 5e7
 """Of the covariances of all items: the more items, the fewer columns of a context."""
@@ -61,13 +63,21 @@ def learn_shown(
     `base`: what a service of the same kind has learnt of its variances and its mean reward, to
     begin with. It counts as a few observations.
     """
-    trials = [
-        trial for part in decided for trial in trials_of(part, rewards) if trial.item_id in row_of
-    ]
-    trials.sort(key=lambda trial: trial.shown.created_at)
+    trials: list[Trial] = []
+    for part in decided:
+        trials += [trial for trial in trials_of(part, rewards) if trial.item_id in row_of]
+        if len(trials) >= 2 * MAX_TRIALS:
+            trials = _latest(trials)
+    trials = _latest(trials)
     with threadpool_limits(1, user_api="blas"):
         model = _learn(trials, rewards, row_of, embeddings_JE, settled_s, base, half_life_s, seed)
     return model, len(trials)
+
+
+def _latest(trials: list[Trial]) -> list[Trial]:
+    """Return the latest trials in order of time, at most `MAX_TRIALS`."""
+    trials.sort(key=lambda trial: trial.shown.created_at)
+    return trials[-MAX_TRIALS:]
 
 
 def unlearnt(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from rove.config import RewardSection
 from rove.errors import ReleaseError
@@ -169,3 +170,19 @@ def test_a_release_whose_model_is_not_complete_is_refused(tmp_path: Path) -> Non
     (folder / "release.yaml").write_text(described.replace("  kind: identity\n", ""))
     with pytest.raises(ReleaseError, match=re.escape("its model of what was shown is not complet")):
         Release.open(folder)
+
+
+def test_a_refit_learns_from_the_latest_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one item's trials, the first ones earned and the last ones did not."""
+    monkeypatch.setattr("rove.shown.learning.MAX_TRIALS", 50)
+
+    def decided(number: int) -> Shown:
+        one = shown(*([answer("a", 1.0)] if number < 200 else []))
+        return structs.replace(one, event_id=f"e{number}", item_ids=["a"], created_at=float(number))
+
+    parts = [[decided(first + n) for n in range(60)] for first in range(0, 300, 60)]
+    model, num_trials = learn_shown(
+        reversed(parts), NEWS, {"a": 0, "b": 1}, embeddings()[:2], settled_s=1000.0
+    )
+    assert num_trials == 50
+    assert 1.0 / (1.0 + np.exp(-model.mean_JP[0, 0])) < 0.2
