@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rove.mixed.shared import Codes as Codes
-from rove.mixed.shared import Solved, promises, solve
+from rove.mixed.shared import Solved, promises, solve, times
 from rove.mixed.variances import STRENGTH, moved
 from rove.mixed.variances import Array as Array
 from rove.mixed.variances import ItemVariances as ItemVariances
@@ -95,10 +95,11 @@ def solve_items(
     seen = np.flatnonzero(moments_JPP[:, 0, 0] > 0.0)
     moments, pulls = moments_JPP[seen], pulls_JP[seen]
     groups = None if groups_J is None else groups_J[seen]
+    text = text_JG[seen]
     for _ in range(num_rounds):
-        solved = solve(moments, pulls, text_JG[seen], groups, num_context, variances, seen)
+        solved = solve(moments, pulls, text, groups, num_context, variances, seen)
         _move(solved, variances, prior, num_context, text_JG, seen)
-    solved = solve(moments, pulls, text_JG[seen], groups, num_context, variances, seen)
+    solved = solve(moments, pulls, text, groups, num_context, variances, seen)
     return _spread(solved, seen, text_JG, groups_J, num_context, variances)
 
 
@@ -111,15 +112,13 @@ def _move(
     seen: npt.NDArray[np.intp],
 ) -> None:
     num_text = text_JG.shape[1]
-    scale_nP = variances.of_items(seen, num_context)
+    scale_nP = solved.scale_nP
     # E[(beta - promise)^2] also has the promise's uncertainty: V S^-1 brings it to the effects.
     width = 1 + num_context
     own_PP = solved.own_nPP
     remaining = own_PP[:, :, :width] / scale_nP[:, None, :width]
-    kept = np.zeros_like(remaining)
-    kept[:, np.arange(width), np.arange(width)] = 1.0
-    loss = kept - remaining
-    spread = np.einsum("npc,ncd,npd->np", loss, solved.promise_covariance_nCC, loss, optimize=True)
+    loss = np.eye(own_PP.shape[1], width) - remaining
+    spread = np.add.reduce(np.matmul(loss, solved.promise_covariance_nCC) * loss, axis=2)
     diagonal = np.diagonal(own_PP, axis1=1, axis2=2)
     square_nP = np.square(solved.deviation_nP) + spread
     supported_nP = 1.0 - diagonal / scale_nP
@@ -169,18 +168,19 @@ def _spread(
     width, num_items = 1 + num_context, len(text_JG)
     mean = np.zeros((num_items, len(scale_P)))
     covariance = np.zeros((num_items, len(scale_P), len(scale_P)))
-    unseen = np.setdiff1d(np.arange(num_items), seen)
-    promise, uncertain = promises(solved, text_JG[unseen], _of(groups_J, unseen), variances)
-    mean[unseen, :width] = promise
-    covariance[unseen] = np.diag(scale_P)
-    covariance[unseen, :width, :width] += uncertain
+    if len(seen) < num_items:
+        is_unseen = np.ones(num_items, bool)
+        is_unseen[seen] = False
+        unseen = np.flatnonzero(is_unseen)
+        promise, uncertain = promises(solved, text_JG[unseen], _of(groups_J, unseen), variances)
+        mean[unseen, :width] = promise
+        covariance[unseen] = np.diag(scale_P)
+        covariance[unseen, :width, :width] += uncertain
     mean[seen] = solved.deviation_nP
     mean[seen, :width] += solved.promise_nC
-    scale_nP = variances.of_items(seen, num_context)
-    carried = solved.own_nPP[:, :, :width] / scale_nP[:, None, :width]
-    covariance[seen] = solved.own_nPP + np.einsum(
-        "npc,ncd,nqd->npq", carried, solved.promise_covariance_nCC, carried, optimize=True
-    )
+    carried = solved.own_nPP[:, :, :width] / solved.scale_nP[:, None, :width]
+    added = np.matmul(np.matmul(carried, solved.promise_covariance_nCC), carried.transpose(0, 2, 1))
+    covariance[seen] = solved.own_nPP + added
     return ItemEffects(
         mean_JP=mean,
         covariance_JPP=covariance,
@@ -213,10 +213,10 @@ def solve_users(
         precision = moments_IDD + np.linalg.inv(population)
         covariance = np.linalg.inv(precision)
         covariance = (covariance + covariance.swapaxes(1, 2)) / 2.0
-        mean = np.einsum("ide,ie->id", covariance, pulls_ID)
+        mean = times(covariance, pulls_ID)
         if number == num_rounds:
             break
-        second = np.einsum("id,ie->de", mean[:, :own], mean[:, :own])
+        second = mean[:, :own].T @ mean[:, :own]
         second += covariance[:, :own, :own].sum(0)
         population = population.copy()
         weight = STRENGTH + own

@@ -28,6 +28,7 @@ from rove.mixed.effects import (
 )
 from rove.mixed.links import Kind, expectation, predictor, within_reach
 from rove.mixed.past import NUM_PAST, past_weights
+from rove.mixed.shared import times
 from rove.mixed.trials import Columns
 
 DEFAULT_SPREAD: dict[Kind, float] = {"identity": 0.3, "logit": 0.5, "log": 0.3}
@@ -158,6 +159,8 @@ class _Work:
         self.num_users = num_users
         self.past_nX = np.asarray(rows.past, np.float64)
         self.again = np.flatnonzero(self.past_nX[:, 0] > 0.0)
+        self.has_known = bool(self.known.any())
+        self.is_binary = kind == "logit" and is_binary(rows)
         self._begin(start, rng)
 
     def _begin(self, start: Fitted | None, rng: np.random.Generator) -> None:
@@ -200,7 +203,7 @@ class _Work:
         z_nP = np.hstack([self.fixed_nC, theta_nD[:, own:]])
         num_items = len(self.beta_JP)
         moments, pulls = gather(self.items, num_items, z_nP, weight_n, response_n - taste_n)
-        if self.num_factors and self.known.any():
+        if self.num_factors and self.has_known:
             self._add_user_spread(moments, pulls, weight_n, own)
         solved = solve_items(
             moments,
@@ -214,7 +217,7 @@ class _Work:
         )
         self.solved = solved
         self.beta_JP, self.beta_covariance = solved.mean_JP, solved.covariance_JPP
-        if self.known.any():
+        if self.has_known:
             self._solve_users(weight_n, response_n)
         else:
             self.user_effects = UserEffects(
@@ -228,10 +231,13 @@ class _Work:
 
     def _predicted(self) -> tuple[Array, Array, Array]:
         """Return the users' effects (n, D), the part without the item's, and the predictor (n,)."""
-        theta_nD = np.where(self.known[:, None], self.theta_ID[self.users], 0.0)
-        own = theta_nD.shape[1] - self.num_factors
-        taste_n = np.einsum("nh,nh->n", self.taste_nH, theta_nD[:, :own])
-        taste_n += self.past_nX @ self.past_X
+        taste_n = self.past_nX @ self.past_X
+        if self.has_known:
+            theta_nD = np.where(self.known[:, None], self.theta_ID[self.users], 0.0)
+            own = theta_nD.shape[1] - self.num_factors
+            taste_n += np.einsum("nh,nh->n", self.taste_nH, theta_nD[:, :own])
+        else:
+            theta_nD = np.zeros((len(self.users), self.theta_ID.shape[1]))
         eta_n = within_reach(self.kind, taste_n + self._item_part(theta_nD), self.centre)
         return theta_nD, taste_n, eta_n
 
@@ -310,20 +316,17 @@ class _Work:
 
     def _learn_dispersion(self) -> None:
         """Learn phi from the squares that are left, with those that the posterior expects."""
-        if self.kind == "logit" and is_binary(self.rows):
+        if self.is_binary:
             return
         theta_nD, _, eta_n = self._predicted()
         own = theta_nD.shape[1] - self.num_factors
         mean_n, slope_n = expectation(self.kind, eta_n)
         z_nP = np.hstack([self.fixed_nC, theta_nD[:, own:]])
-        spread_n = np.einsum(
-            "np,npq,nq->n", z_nP, self.beta_covariance[self.items], z_nP, optimize=True
-        )
-        h_nD = np.hstack([self.taste_nH, self.beta_JP[self.items][:, self.width :]])
-        rows = np.flatnonzero(self.known)
-        h_rD = h_nD[rows]
-        covariance_r = self.theta_covariance[self.users[rows]]
-        spread_n[rows] += np.einsum("rd,rde,re->r", h_rD, covariance_r, h_rD, optimize=True)
+        spread_n = _squares(self.beta_covariance[self.items], z_nP)
+        if self.has_known:
+            rows = np.flatnonzero(self.known)
+            h_nD = np.hstack([self.taste_nH, self.beta_JP[self.items][:, self.width :]])
+            spread_n[rows] += _squares(self.theta_covariance[self.users[rows]], h_nD[rows])
         square_n = np.square(self.rows.means - mean_n) * self.rows.counts + self.rows.spreads
         left_n = square_n / slope_n + self.rows.counts * slope_n * spread_n
         self.dispersion, self.dispersion_J = dispersions(
@@ -355,6 +358,11 @@ class _Work:
             past_X=self.past_X,
             others_PP=self._others(),
         )
+
+
+def _squares(matrix_nPP: Array, vector_nP: Array) -> Array:
+    """Return v' M v of each row, (n,)."""
+    return np.asarray(np.add.reduce(times(matrix_nPP, vector_nP) * vector_nP, axis=1))
 
 
 def _returning(users: Codes, num_users: int) -> Codes:

@@ -25,6 +25,8 @@ Codes = npt.NDArray[np.int64]
 class Solved:
     """The posterior over the n items that have trials."""
 
+    scale_nP: Array
+    """diag(S) that it was made with."""
     own_nPP: Array
     """V: covariance of an item's effects given the shared ones."""
     deviation_nP: Array
@@ -53,7 +55,7 @@ def solve(
     width = 1 + num_context
     scale_nP = variances.of_items(seen_n, num_context)
     own_nPP, precision_nCC = _given_shared(moments_nPP, scale_nP, width)
-    pull_nC = (np.einsum("npq,nq->np", own_nPP, pulls_nP) / scale_nP)[:, :width]
+    pull_nC = (times(own_nPP, pulls_nP) / scale_nP)[:, :width]
     information_MM, gathered_M = _regression(precision_nCC, pull_nC, text_nG, variances)
     groups = _Groups.of(precision_nCC, pull_nC, text_nG, groups_n, variances.group)
     if groups_n is not None:
@@ -65,20 +67,19 @@ def solve(
     shared_M = covariance_MM @ gathered_M
     group_mean_H = (groups.sum_H - groups.enters_HM @ shared_M) / groups.precision_H
 
-    design_nCM = _design(text_nG, num_context)
-    promise_nC = np.einsum("ncm,m->nc", design_nCM, shared_M)
+    entry_nM = _entry(text_nG, num_context)
+    promise_nC = _promised(entry_nM, shared_M, num_context)
     if groups_n is not None:
         promise_nC[:, 0] += group_mean_H[groups.member_n]
-        design_nCM[:, 0] -= (groups.enters_HM / groups.precision_H[:, None])[groups.member_n]
-    promise_covariance_nCC = _through(design_nCM, covariance_MM)
+        entry_nM -= (groups.enters_HM / groups.precision_H[:, None])[groups.member_n]
+    promise_covariance_nCC = _through(entry_nM, covariance_MM, num_context)
     if groups_n is not None:
         promise_covariance_nCC[:, 0, 0] += 1.0 / groups.precision_H[groups.member_n]
-    promised_nP = np.zeros_like(pulls_nP)
-    promised_nP[:, :width] = promise_nC
-    rest_nP = pulls_nP - np.einsum("npq,nq->np", moments_nPP, promised_nP)
+    rest_nP = pulls_nP - times(moments_nPP[:, :, :width], promise_nC)
     return Solved(
+        scale_nP=scale_nP,
         own_nPP=own_nPP,
-        deviation_nP=np.einsum("npq,nq->np", own_nPP, rest_nP),
+        deviation_nP=times(own_nPP, rest_nP),
         shared_M=shared_M,
         shared_covariance_MM=covariance_MM,
         promise_nC=promise_nC,
@@ -143,8 +144,14 @@ class _Groups:
         variance: float,
     ) -> _Groups:
         if groups_n is None:
-            groups_n, text_nG = np.zeros(0, np.int64), text_nG[:0]
-            precision_nCC, pull_nC = precision_nCC[:0], pull_nC[:0]
+            none, size = np.zeros(0), text_nG.shape[1] + pull_nC.shape[1] - 1
+            return cls(
+                labels_H=np.zeros(0, np.int64),
+                member_n=np.zeros(0, np.intp),
+                precision_H=none,
+                sum_H=none,
+                enters_HM=np.zeros((0, size)),
+            )
         first_n = precision_nCC[:, 0, 0]
         labels_H, member_n = np.unique(groups_n, return_inverse=True)
         rows_nM = np.hstack([text_nG * first_n[:, None], precision_nCC[:, 0, 1:]])
@@ -160,21 +167,38 @@ class _Groups:
         )
 
 
-def _through(design_nCM: Array, covariance_MM: Array) -> Array:
+def times(matrix_nPQ: Array, vector_nQ: Array) -> Array:
+    """Return the products of n matrices with a vector each, (n, P)."""
+    return np.asarray(np.matmul(matrix_nPQ, vector_nQ[:, :, None])[:, :, 0])
+
+
+def _entry(text_nG: Array, num_context: int) -> Array:
+    """Return how the shared effects enter the mean that is promised of each item, (n, M).
+
+    Into its context effects enter the shared ones as they are.
+    """
+    entry_nM = np.zeros((len(text_nG), text_nG.shape[1] + num_context))
+    entry_nM[:, : text_nG.shape[1]] = text_nG
+    return entry_nM
+
+
+def _promised(entry_nM: Array, shared_M: Array, num_context: int) -> Array:
+    """Return each item's promise, (n, C)."""
+    promise_nC = np.empty((len(entry_nM), 1 + num_context))
+    promise_nC[:, 0] = entry_nM @ shared_M
+    promise_nC[:, 1:] = shared_M[len(shared_M) - num_context :]
+    return promise_nC
+
+
+def _through(entry_nM: Array, covariance_MM: Array, num_context: int) -> Array:
     """Return the covariance of each item's promise, (n, C, C)."""
-    through_nCC: Array = np.einsum(
-        "ncm,mk,ndk->ncd", design_nCM, covariance_MM, design_nCM, optimize=True
-    )
+    first = len(covariance_MM) - num_context
+    half_nM = entry_nM @ covariance_MM
+    through_nCC = np.empty((len(entry_nM), 1 + num_context, 1 + num_context))
+    through_nCC[:, 0, 0] = times(half_nM[:, None, :], entry_nM)[:, 0]
+    through_nCC[:, 0, 1:] = through_nCC[:, 1:, 0] = half_nM[:, first:]
+    through_nCC[:, 1:, 1:] = covariance_MM[first:, first:]
     return through_nCC
-
-
-def _design(text_nG: Array, num_context: int) -> Array:
-    """Return how the shared effects enter each item's promise, (n, C, M)."""
-    num_items, num_text = text_nG.shape
-    design = np.zeros((num_items, 1 + num_context, num_text + num_context))
-    design[:, 0, :num_text] = text_nG
-    design[:, 1:, num_text:] = np.eye(num_context)
-    return design
 
 
 def promises(
@@ -182,9 +206,9 @@ def promises(
 ) -> tuple[Array, Array]:
     """Return mean (n, C) and covariance (n, C, C) of what the shared effects say of items."""
     num_context = len(solved.shared_M) - text_nG.shape[1]
-    design = _design(text_nG, num_context)
+    entry_nM = _entry(text_nG, num_context)
     apart = np.zeros(len(text_nG))
-    promise = np.einsum("ncm,m->nc", design, solved.shared_M)
+    promise = _promised(entry_nM, solved.shared_M, num_context)
     if groups_n is not None:
         place = np.searchsorted(solved.groups, groups_n)
         place = np.minimum(place, max(len(solved.groups) - 1, 0))
@@ -193,8 +217,8 @@ def promises(
         if known.any():
             at = place[known]
             promise[known, 0] += solved.group_mean[at]
-            design[known, 0] -= (solved.group_pull / solved.group_precision[:, None])[at]
+            entry_nM[known] -= (solved.group_pull / solved.group_precision[:, None])[at]
             apart[known] = 1.0 / solved.group_precision[at]
-    covariance = _through(design, solved.shared_covariance_MM)
+    covariance = _through(entry_nM, solved.shared_covariance_MM, num_context)
     covariance[:, 0, 0] += apart
     return promise, covariance

@@ -40,11 +40,17 @@ class ItemVariances:
 
     def of_effects(self, num_context: int) -> Array:
         """Return diag(S) of an item without trials, (P,)."""
-        return np.concatenate([[self.mean], np.full(num_context, self.context), self.factors_K])
+        scale_P = np.empty(1 + num_context + len(self.factors_K))
+        scale_P[0] = self.mean
+        scale_P[1 : 1 + num_context] = self.context
+        scale_P[1 + num_context :] = self.factors_K
+        return scale_P
 
     def of_items(self, items_n: npt.NDArray[np.intp], num_context: int) -> Array:
         """Return diag(S) of items, (n, P)."""
-        scale_nP = np.tile(self.of_effects(num_context), (len(items_n), 1))
+        scale_P = self.of_effects(num_context)
+        scale_nP = np.empty((len(items_n), len(scale_P)))
+        scale_nP[:] = scale_P
         if self.context_J is not None:
             known = items_n < len(self.context_J)
             own_n = self.context_J[items_n[known]]
