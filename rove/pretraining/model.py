@@ -213,9 +213,23 @@ def decay_groups(model: nn.Module, weight_decay: float) -> Sequence[dict[str, An
 def _with_head(encoder: PreTrainedModel, section: PretrainSection) -> MaskedLanguageModel:
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # type: ignore[assignment]
+    if section.attention_dropout is not None:
+        _set_attention_dropout(encoder, section.attention_dropout)
     return MaskedLanguageModel(
         encoder,
         tied=section.head == "tied",
         contrastive=section.contrastive_weight > 0,
         temperature=section.contrastive_temperature,
     )
+
+
+def _set_attention_dropout(encoder: PreTrainedModel, share: float) -> None:
+    """Change it in the modules only: the saved configuration stays the encoder's own."""
+    layers = [one for one in encoder.modules() if type(one).__name__.endswith("SelfAttention")]
+    found = [one for layer in layers for one in layer.children() if isinstance(one, nn.Dropout)]
+    if not found:
+        raise ConfigError(
+            f"pretrain.attention_dropout cannot be set for a {type(encoder).__name__}; remove it"
+        )
+    for dropout in found:
+        dropout.p = share

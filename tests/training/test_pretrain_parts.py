@@ -248,3 +248,19 @@ def test_reading_from_a_position_goes_on_as_reading_from_the_start(tmp_path: Pat
 def test_a_folder_without_a_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=re.escape("no tokenised corpus")):
         Corpus.open(pyarrow.fs.LocalFileSystem(), str(tmp_path), "train")
+
+
+def test_without_attention_dropout_only_states_are_dropped_and_the_saved_shape_is_the_same() -> (
+    None
+):
+    usual, _ = tiny()
+    changed, _ = tiny(attention_dropout=0.0)
+    shares = {
+        name: module.p
+        for name, module in changed.named_modules()
+        if isinstance(module, torch.nn.Dropout)
+    }
+    assert {name for name, share in shares.items() if share == 0.0} == {
+        f"encoder.encoder.layer.{layer}.attention.self.dropout" for layer in (0, 1)
+    }
+    assert changed.encoder.config.to_dict() == usual.encoder.config.to_dict()
