@@ -28,6 +28,8 @@ class ContextScale:
     """None: each column by itself."""
     scale: Array
     """Divides the centred columns; one number after a projection."""
+    bound: float = np.inf
+    """Where columns are cut, if each is by itself."""
 
     @property
     def size(self) -> int:
@@ -48,12 +50,14 @@ class ContextScale:
         deviation_R = centred.std(0)
         deviation_R[deviation_R < 1e-9] = np.inf
         varies = max(1, int(np.isfinite(deviation_R).sum()))
-        return cls(mean_R=mean_R, project_RQ=None, scale=deviation_R * np.sqrt(varies))
+        root = float(np.sqrt(varies))
+        return cls(mean_R=mean_R, project_RQ=None, scale=deviation_R * root, bound=LIMIT / root)
 
     def __call__(self, contexts_nR: npt.NDArray[np.floating]) -> Array:
         """Return what the model reads, (n, Q)."""
-        centred = np.asarray(contexts_nR, np.float64) - self.mean_R
+        centred: Array = np.subtract(contexts_nR, self.mean_R, dtype=np.float64)
         if self.project_RQ is not None:
             return np.asarray(centred @ self.project_RQ / self.scale)
-        bound = LIMIT / np.sqrt(max(1, int(np.isfinite(self.scale).sum())))
-        return np.clip(centred / self.scale, -bound, bound)
+        centred /= self.scale
+        np.minimum(centred, self.bound, out=centred)
+        return np.maximum(centred, -self.bound, out=centred)

@@ -31,11 +31,11 @@ from rove.mixed.contexts import ContextScale
 from rove.mixed.effects import Array, Codes
 from rove.mixed.fitting import Catalogue, Fitted, Prior, default_prior, fit
 from rove.mixed.forgetting import Fading
-from rove.mixed.links import Kind, expectation, link_of, within_reach
+from rove.mixed.links import Kind, expansion, expectation, link_of, within_reach
 from rove.mixed.past import Past
 from rove.mixed.teaching import teaching_deviation
 from rove.mixed.trials import Trials
-from rove.mixed.updating import condition
+from rove.mixed.updating import condition, condition_one
 
 Vectors = npt.NDArray[np.float32]
 
@@ -92,19 +92,17 @@ class MixedLearner:
         """Return mean of the predictor and deviation of what is taught, (B, S)."""
         if self._fitted is None:
             return np.zeros(items_BS.shape), np.ones(items_BS.shape)
-        z_BC = self._contexts(context_BQ, len(users_B))
-        theta_BD = self._thetas(users_B)
+        theta_BD = self._thetas(users_B) if _largest(users_B) >= 0 else None
+        z_BP = self._entries(context_BQ, len(users_B), theta_BD)
+        mean_BS = np.matmul(self._beta_JP.take(items_BS, 0), z_BP[:, :, None])[:, :, 0]
         num_taste = self._catalogue.taste_JF.shape[1]
-        z_BP = np.hstack([z_BC, theta_BD[:, 1 + num_taste :]])
-        beta_BSP = self._beta_JP[items_BS]
-        mean_BS = np.matmul(beta_BSP, z_BP[:, :, None])[:, :, 0]
-        if num_taste:
+        if num_taste and theta_BD is not None:
             taste_BSF = self._catalogue.taste_JF[items_BS]
             mean_BS += np.matmul(taste_BSF, theta_BD[:, 1 : 1 + num_taste, None])[:, :, 0]
         past_BSX = self._past.read(users_B, items_BS)
         if past_BSX is not None:
             mean_BS += past_BSX @ self._fitted.past_X
-        covariance_BSPP = self._covariance_JPP[items_BS]
+        covariance_BSPP = self._covariance_JPP.take(items_BS, 0)
         if z_BP.shape[1] == 1:
             return mean_BS, np.sqrt(np.maximum(covariance_BSPP[:, :, 0, 0], 1e-12))
         return mean_BS, teaching_deviation(covariance_BSPP, z_BP, self._fitted.others_PP)
@@ -122,12 +120,13 @@ class MixedLearner:
         time: float = 0.0,
     ) -> None:
         """Record n trials, learn from them, and refit when it is time."""
-        if not np.isfinite(rewards_n).all():
+        is_one = len(rewards_n) == 1
+        if not (math.isfinite(rewards_n[0]) if is_one else np.isfinite(rewards_n).all()):
             bad = rewards_n[~np.isfinite(rewards_n)][0]
             raise InvalidInput(f"a reward must be a finite number, got {bad}")
         past_nX = self._past.observe(users_n, items_n, rewards_n, time)
         self.trials.add(users_n, items_n, rewards_n, context_nQ, time, past_nX)
-        self._num_users = max(self._num_users, int(users_n.max(initial=0)) + 1)
+        self._num_users = max(self._num_users, _largest(users_n) + 1)
         self._now = max(self._now, time)
         if len(self.trials) >= self._next_fit or self._has_faded():
             self.refit()
@@ -166,6 +165,7 @@ class MixedLearner:
         self._covariance_JPP = self._fitted.items.covariance_JPP.astype(np.float32)
         self._theta_ID = self._fitted.users.mean_ID.astype(np.float32)
         self._theta_covariance = self._fitted.users.covariance_IDD.astype(np.float32)
+        self._width = 1 + self._fitted.context.size
         self._fitted_at = self._now
         self._fading_items.restart(self._now)
         self._fading_users.restart(self._now)
@@ -186,14 +186,17 @@ class MixedLearner:
             dispersion=self._fitted.dispersion,
         )
 
-    def _contexts(self, context_BQ: Vectors | None, num: int) -> Array:
+    def _entries(self, context_BQ: Vectors | None, num: int, theta_BD: Array | None) -> Array:
+        """Return z = [1, c, u], (B, P)."""
         assert self._fitted is not None
-        ones = np.ones((num, 1))
-        if self.trials.context_size == 0:
-            return ones
-        if context_BQ is None:
-            return np.hstack([ones, np.zeros((num, self._fitted.context.size))])
-        return np.hstack([ones, self._fitted.context(context_BQ)])
+        z_BP = np.zeros((num, self._beta_JP.shape[1]))
+        z_BP[:, 0] = 1.0
+        width = self._width
+        if width > 1 and context_BQ is not None:
+            z_BP[:, 1:width] = self._fitted.context(context_BQ)
+        if theta_BD is not None:
+            z_BP[:, width:] = theta_BD[:, 1 + self._catalogue.taste_JF.shape[1] :]
+        return z_BP
 
     def _thetas(self, users_B: Codes) -> Array:
         known = (users_B >= 0) & (users_B < len(self._theta_ID))
@@ -222,11 +225,13 @@ class MixedLearner:
     ) -> None:
         """Move items and users, given the other's mean, by chunks expanded where they begin."""
         self._grow()
-        self._fade(users_n, items_n)
-        z_nC = self._contexts(context_nQ, len(users_n))
+        if self.trials.half_life is not None:
+            self._fade(users_n, items_n)
         if len(users_n) == 1:
-            self._learn(int(items_n[0]), int(users_n[0]), z_nC[0], float(rewards_n[0]), known_n[0])
+            z_P = self._entries(context_nQ, 1, None)[0]
+            self._learn(int(items_n[0]), int(users_n[0]), z_P, float(rewards_n[0]), known_n.item())
             return
+        z_nC = self._entries(context_nQ, len(users_n), None)[:, : self._width]
         for first in range(0, len(users_n), CHUNK):
             rows = slice(first, first + CHUNK)
             self._learn_many(
@@ -262,28 +267,29 @@ class MixedLearner:
             users = users_n[known], h_nD[known], weight_n[known], error_n[known]
             condition(self._theta_ID, self._theta_covariance, *users)
 
-    def _learn(self, item: int, user: int, z_C: Array, reward: float, known: float) -> None:
+    def _learn(self, item: int, user: int, z_P: Array, reward: float, known: float) -> None:
+        """Move one item and its user; `z_P` comes without the user's factors."""
         fitted = self._fitted
         assert fitted is not None
-        width, own = len(z_C), 1 + self._catalogue.taste_JF.shape[1]
-        theta = self._theta_ID[user] if user >= 0 else np.zeros(self._theta_ID.shape[1])
-        beta = self._beta_JP[item]
-        h_D = np.concatenate([[1.0], self._catalogue.taste_JF[item], beta[width:]])
-        z_P = np.concatenate([z_C, theta[own:]])
-        eta = beta[:width] @ z_C + h_D @ theta + known
-        expanded = within_reach(fitted.kind, eta, fitted.centre)
-        mean, slope = expectation(fitted.kind, expanded)
-        error = expanded + (reward - mean) / slope - eta
-        weight = slope / fitted.dispersion_J[item]
-        pull = self._covariance_JPP[item] @ z_P
-        gain = weight / (1.0 + weight * (z_P @ pull))
-        self._beta_JP[item] += gain * error * pull
-        self._covariance_JPP[item] -= gain * np.outer(pull, pull)
+        beta, theta, h_D = self._beta_JP[item], None, None
+        eta = float(beta @ z_P) + known
         if user >= 0:
-            pull = self._theta_covariance[user] @ h_D
-            gain = weight / (1.0 + weight * (h_D @ pull))
-            self._theta_ID[user] += gain * error * pull
-            self._theta_covariance[user] -= gain * np.outer(pull, pull)
+            theta, width = self._theta_ID[user], self._width
+            taste_F = self._catalogue.taste_JF[item]
+            h_D = np.concatenate([[1.0], taste_F, beta[width:]])
+            z_P[width:] = theta[1 + len(taste_F) :]
+            eta += float(h_D @ theta)
+        expanded, mean, slope = expansion(fitted.kind, eta, fitted.centre)
+        error = expanded + (reward - mean) / slope - eta
+        weight = slope / float(fitted.dispersion_J[item])
+        condition_one(beta, self._covariance_JPP[item], z_P, weight, error)
+        if theta is not None and h_D is not None:
+            condition_one(theta, self._theta_covariance[user], h_D, weight, error)
+
+
+def _largest(users_n: Codes) -> int:
+    """Return the largest user, -1 if none is known."""
+    return int(users_n[0]) if len(users_n) == 1 else int(users_n.max(initial=-1))
 
 
 def _catalogue(

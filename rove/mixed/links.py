@@ -12,6 +12,7 @@ for rewards that are only ever 0 or 1 it is 1.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -43,6 +44,18 @@ def expectation(kind: Kind, eta: Array) -> tuple[Array, Array]:
         return mean, mean * (1.0 - mean)
     mean = np.exp(eta)
     return mean, mean
+
+
+def expansion(kind: Kind, eta: float, centre: float) -> tuple[float, float, float]:
+    """Return, of one predictor, where it is expanded, the expected reward and the slope there."""
+    if kind == "identity":
+        return eta, eta, 1.0
+    expanded = min(max(eta, centre - REACH[kind]), centre + REACH[kind])
+    if kind == "logit":
+        mean = 1.0 / (1.0 + math.exp(-expanded))
+        return expanded, mean, mean * (1.0 - mean)
+    mean = math.exp(expanded)
+    return expanded, mean, mean
 
 
 def within_reach(kind: Kind, eta: Array, centre: float) -> Array:

@@ -57,6 +57,9 @@ class Past:
             self._sum_J *= fade
             self._now = time
         before_nX = np.zeros((len(users_n), NUM_PAST))
+        if (int(users_n[0]) if len(users_n) == 1 else users_n.max(initial=-1)) < 0:
+            self._count(items_n, rewards_n)
+            return before_nX
         total = self._num_J.sum()
         overall = self._sum_J.sum() / total if total else 0.0
         mean_n = (self._sum_J[items_n] + ITEM_STRENGTH * overall) / (
@@ -76,9 +79,16 @@ class Past:
             before_nX[number] = entry
             reward = rewards_n[number]
             entry += (1.0, reward, reward - mean_n[number])
+        self._count(items_n, rewards_n)
+        return past_features(before_nX) if before_nX.any() else before_nX
+
+    def _count(self, items_n: Codes, rewards_n: Array) -> None:
+        if len(items_n) == 1:
+            self._num_J[items_n[0]] += 1.0
+            self._sum_J[items_n[0]] += rewards_n[0]
+            return
         np.add.at(self._num_J, items_n, 1.0)
         np.add.at(self._sum_J, items_n, rewards_n)
-        return past_features(before_nX)
 
     def read(self, users_B: Codes, items_BS: Codes) -> Array | None:
         """Return the numbers of candidates, (B, S, X); None where nobody has a past."""

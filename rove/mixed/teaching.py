@@ -27,6 +27,11 @@ def teaching_deviation(
     others_PP: npt.NDArray[np.floating],
 ) -> Array:
     """Return d, (B, S)."""
+    if len(z_BP) == 1:  # the same with fewer calls
+        half_SP = covariance_BSPP[0] @ z_BP[0]
+        taught_S = np.add.reduce((half_SP @ others_PP) * half_SP, axis=1)
+        share_S = np.maximum(taught_S / np.maximum(half_SP @ z_BP[0], _LEAST), _LEAST)
+        return np.asarray(np.sqrt(share_S)[None])
     half_BSP = np.matmul(covariance_BSPP, z_BP[:, None, :, None])[..., 0]
     own_BS = np.matmul(half_BSP, z_BP[:, :, None])[:, :, 0]
     taught_BS = np.einsum("bsp,bsp->bs", np.matmul(half_BSP, others_PP), half_BSP)

@@ -51,6 +51,20 @@ def condition(
         _rank_one(mean_GP, covariance_GPP, group_n[rows], h_nP[rows], weight_n[rows], left_n)
 
 
+def condition_one(
+    mean_P: npt.NDArray[np.floating],
+    covariance_PP: npt.NDArray[np.floating],
+    h_P: Array,
+    weight: float,
+    error: float,
+) -> None:
+    """Move one mean and covariance by one trial, in place; `error` is y - h . m before."""
+    pull_P = covariance_PP @ h_P
+    gain = weight / (1.0 + weight * float(h_P @ pull_P))
+    mean_P += (gain * error) * pull_P
+    covariance_PP -= (gain * pull_P)[:, None] * pull_P
+
+
 def _rank_one(
     mean_GP: npt.NDArray[np.floating],
     covariance_GPP: npt.NDArray[np.floating],
