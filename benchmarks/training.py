@@ -41,6 +41,7 @@ from rove.pretraining.model import build
 from rove.pretraining.stream import Corpus, Stream, write_manifest, write_part
 from training import checkpoint, corpus
 from training.loop import Batches, Loop
+from training.sources import sources
 from training.storage import Storage
 
 CPU = torch.device("cpu")
@@ -94,7 +95,7 @@ def token_rows(config: Config, tokenizer: Any) -> list[list[int]]:
     counts = dict.fromkeys(("num_texts", "num_cut", "num_empty"), 0)
     return [
         row
-        for source in corpus.sources(config)
+        for source in sources(config)
         for rows in corpus.token_rows(source, backend, max_tokens, 0.0, False, counts)
         for row in rows
     ]

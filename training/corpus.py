@@ -1,11 +1,11 @@
-"""Texts from files to token rows at rest, by Ray Data, file by file and row group by row group.
+"""Texts to token rows at rest, by Ray Data, source by source.
 
-- A `Source` is a row group of a Parquet file or another file; each becomes one file of token rows,
-  so the result is the same however many workers there are. Nothing larger than a source is held.
+- Each source becomes one file of token rows, so the result is the same however many workers there
+  are.
 - A text belongs to the held-out part by its hash: the same text is never on both sides.
 - Longer texts than `max_tokens` are cut into several rows.
 
-    rove.tables               files of rows
+    training.sources          texts
     rove.pretraining.stream   token rows at rest
 """
 
@@ -18,52 +18,19 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet as pq
 import ray.data
 from tokenizers import Tokenizer
 
-from rove.columns import as_text
-from rove.config import Config, DataSection, Format, TextSource
-from rove.errors import ConfigError, DataError
+from rove.errors import DataError
 from rove.pretraining import stream
 from rove.pretraining.stream import Part
-from rove.readers import ITEM_FIELDS
-from rove.tables import Columns, list_files, read_tables
+from training.sources import Source, read_texts
 
-_TOGETHER = 1024  # texts that are tokenised in one call
-_LINES = ".txt"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Texts that are read in one go."""
-
-    path: str
-    kind: Literal["catalogue", "texts", "lines"]
-    format: Format | None
-    group: int | None
-    """Row group of a Parquet file."""
-    names: dict[str, str]
-    size_bytes: int
-    modified_ns: int
-
-    def columns(self) -> Columns:
-        """Return what to read."""
-        if self.kind == "catalogue":
-            return Columns(
-                section="data.catalogue",
-                fields=ITEM_FIELDS,
-                required=("item_id",),
-                names=self.names,
-            )
-        return Columns(
-            section="pretrain.texts", fields=("text",), required=("text",), names=self.names
-        )
+_TOGETHER = 1024  # texts that come to this process together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,45 +57,10 @@ class Summary:
         return lines
 
 
-def sources(config: Config) -> list[Source]:
-    """List what there is to read; raise `ConfigError` where nothing is named."""
-    if config.data is None and not config.pretrain.texts:
-        raise ConfigError(
-            "there is nothing to learn from; set data.catalogue or list files in pretrain.texts"
-        )
-    found = _catalogue_sources(config.data) if config.data else []
-    for text in config.pretrain.texts:
-        found += _text_sources(text)
-    if not found:
-        path = config.data.catalogue.path if config.data else config.pretrain.texts[0].path
-        raise DataError(f"{path}: the files have no rows; there is nothing to learn from")
-    return found
-
-
 def key_of(found: Sequence[Source], tokenizer: str, max_tokens: int, holdout_share: float) -> str:
     """Return a digest of all that decides the token rows."""
     tree = [[asdict(one) for one in found], tokenizer, max_tokens, holdout_share]
     return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
-
-
-def read_texts(source: Source) -> Iterator[list[str]]:
-    """Yield the texts of a source, some at a time; a missing one is empty."""
-    path = Path(source.path)
-    if source.kind == "lines":
-        yield from _lines(path)
-        return
-    if source.group is not None:
-        chosen = _choose(path, source.columns())
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(
-                _TOGETHER, row_groups=[source.group], columns=list(chosen.values())
-            ):
-                table = pa.Table.from_batches([batch])
-                yield _join(pa.table({k: table[v] for k, v in chosen.items()}), source)
-        return
-    for part in read_tables(path, source.format, source.columns()):
-        for start in range(0, part.table.num_rows, _TOGETHER):
-            yield _join(part.table.slice(start, _TOGETHER), source)
 
 
 def all_texts(found: Sequence[Source]) -> Iterator[str]:
@@ -239,95 +171,3 @@ def token_rows(
 
 def _is_held_out(text: str, share: float) -> bool:
     return zlib.crc32(text.encode("utf-8", "replace")) < share * 2**32
-
-
-def _join(table: pa.Table, source: Source) -> list[str]:
-    """Return one text a row: the non-empty fields below each other."""
-    columns = []
-    for name in table.column_names:
-        if name == "tags":
-            cells = [_tags(cell) for cell in table[name].to_pylist()]
-        elif name == "item_id":
-            continue
-        else:
-            cells = as_text(table[name], f"{source.path}: {name}").to_pylist()
-        columns.append([(cell or "").strip() for cell in cells])
-    return ["\n".join(filter(None, cells)) for cells in zip(*columns, strict=True)]
-
-
-def _tags(cell: Any) -> str:
-    return ", ".join(map(str, cell)) if isinstance(cell, list) else str(cell or "")
-
-
-def _lines(path: Path) -> Iterator[list[str]]:
-    waiting: list[str] = []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            waiting.append(line.rstrip("\n"))
-            if len(waiting) == _TOGETHER:
-                yield waiting
-                waiting = []
-    if waiting:
-        yield waiting
-
-
-def _choose(path: Path, columns: Columns) -> dict[str, str]:
-    chosen = columns.choose(path, pq.read_schema(path).names)
-    if set(chosen) == {"item_id"}:
-        raise DataError(
-            f"{path}: no column with text; set data.catalogue.columns.title or .description to "
-            "the column that says what an item is"
-        )
-    return chosen
-
-
-def _catalogue_sources(data: DataSection) -> list[Source]:
-    one = data.catalogue
-    return [
-        source
-        for path in list_files(one.path, one.format)
-        for source in _split(path, "catalogue", one.format, one.columns)
-    ]
-
-
-def _text_sources(text: TextSource) -> list[Source]:
-    if text.path.is_dir():
-        paths = sorted(text.path.rglob(f"*{_LINES}")) or list_files(text.path, None)
-    else:
-        paths = list_files(text.path, None)
-    return [
-        source
-        for path in paths
-        for source in _split(
-            path, "lines" if path.suffix == _LINES else "texts", None, {"text": text.column}
-        )
-    ]
-
-
-def _split(path: Path, kind: Any, format: Format | None, names: dict[str, str]) -> list[Source]:
-    """Return the sources of one file, and refuse at once what can be seen to be unusable."""
-    stat = path.stat()
-    groups: list[int | None] = [None]
-    if path.suffix in (".parquet", ".pq") or format == "parquet":
-        try:
-            metadata = pq.read_metadata(path)
-            numbers = range(metadata.num_row_groups)
-            groups = [i for i in numbers if metadata.row_group(i).num_rows]
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(f"{path}: cannot be read as parquet: {reason}") from None
-    found = [
-        Source(
-            path=str(path.resolve()),
-            kind=kind,
-            format=format,
-            group=group,
-            names=names,
-            size_bytes=stat.st_size,
-            modified_ns=stat.st_mtime_ns,
-        )
-        for group in groups
-    ]
-    if groups != [None] and found:
-        _choose(path, found[0].columns())
-    return found

@@ -1,5 +1,6 @@
 """One pretraining run: corpus, tokenizer, workers, news, and the encoder that comes out.
 
+    training.sources    the texts
     training.corpus     texts -> token rows (Ray Data)
     training.worker     token rows -> checkpoints (Ray Train)
     training.storage    where both are
@@ -35,9 +36,9 @@ from rove.pretraining.model import build, check_length
 from rove.pretraining.stream import read_manifest
 from rove.pretraining.tokenizer import train_tokenizer
 from training import checkpoint, corpus, tracking
-from training.corpus import Source
 from training.following import Follower
 from training.report import write_report
+from training.sources import Source, sources
 from training.storage import Storage
 from training.worker import News, Task, train
 
@@ -59,7 +60,7 @@ def run(config: Config) -> Path:
     section = config.pretrain
     tracking.check(section.tracking)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    found = corpus.sources(config)
+    found = sources(config)
     encoder = _absolute(config.encoder)
     own = Storage.open(section.path)
     storage = Storage.open(section.storage) if section.storage else own

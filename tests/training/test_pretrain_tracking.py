@@ -16,6 +16,7 @@ from rove.pretraining.tokenizer import train_tokenizer
 from training import corpus, tracking
 from training.progress import Bar, clock
 from training.report import write_report
+from training.sources import read_texts, sources
 from training.storage import Storage
 
 STEP = {"loss": 2.0, "num_tokens": 90.0, "padding": 0.1, "seconds": 0.5}
@@ -78,24 +79,24 @@ def config_with(tmp_path: Path, **pretrain: object) -> Config:
 
 def test_a_corpus_that_is_not_named_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape("there is nothing to learn from; set ")):
-        corpus.sources(config_with(tmp_path))
+        sources(config_with(tmp_path))
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "texts.parquet"
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
     with pytest.raises(DataError, match=re.escape("the files have no rows")):
-        corpus.sources(config_with(tmp_path, texts=[{"path": str(path)}]))
+        sources(config_with(tmp_path, texts=[{"path": str(path)}]))
 
 
 def test_a_damaged_file_and_a_missing_column_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "texts.parquet"
     path.write_bytes(b"PAR1 no parquet")
     with pytest.raises(DataError, match=re.escape("cannot be read as parquet: ")):
-        corpus.sources(config_with(tmp_path, texts=[{"path": str(path)}]))
+        sources(config_with(tmp_path, texts=[{"path": str(path)}]))
     pq.write_table(pa.table({"body": ["a"]}), path)
     with pytest.raises(DataError, match=re.escape("no column 'text' for text")):
-        corpus.sources(config_with(tmp_path, texts=[{"path": str(path)}]))
+        sources(config_with(tmp_path, texts=[{"path": str(path)}]))
 
 
 def test_every_format_gives_its_texts(tmp_path: Path) -> None:
@@ -105,8 +106,8 @@ def test_every_format_gives_its_texts(tmp_path: Path) -> None:
     pq.write_table(pa.table({"review": ["six", None]}), tmp_path / "d.parquet", row_group_size=1)
     paths = [str(path) for path in sorted(tmp_path.iterdir())]
     config = config_with(tmp_path, texts=[{"path": path, "column": "review"} for path in paths])
-    found = corpus.sources(config)
-    texts = [text for source in found for some in corpus.read_texts(source) for text in some]
+    found = sources(config)
+    texts = [text for source in found for some in read_texts(source) for text in some]
     assert texts == ["one", "two", "three", "four", "five", "six", ""]
     assert len(found) == 5  # a row group is a source of its own
 
@@ -116,14 +117,14 @@ def test_an_items_fields_are_one_text(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "items.parquet")
     source = {"path": str(tmp_path / "items.parquet"), "columns": {"title": "name"}}
     config = Config.parse({"name": "tiny", "data": {"catalogue": source}})
-    (one,) = corpus.sources(config)
-    assert list(corpus.read_texts(one)) == [["Lamp\nred, small"]]
+    (one,) = sources(config)
+    assert list(read_texts(one)) == [["Lamp\nred, small"]]
 
 
 def test_the_key_of_a_corpus_changes_with_what_decides_it(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one", "utf-8")
-    found = corpus.sources(config_with(tmp_path, texts=[{"path": str(path)}]))
+    found = sources(config_with(tmp_path, texts=[{"path": str(path)}]))
     keys = {
         corpus.key_of(found, "{}", 128, 0.1),
         corpus.key_of(found, "{}", 64, 0.1),
@@ -150,7 +151,7 @@ def test_a_storage_keeps_small_trees(tmp_path: Path) -> None:
 def test_a_very_long_text_becomes_several_rows_and_none_is_lost(tmp_path: Path) -> None:
     """10,000 words of one token: rows of 16 hold 14 of them, so 715 rows."""
     (tmp_path / "a.txt").write_text(" ".join(["lamp"] * 10_000) + "\n\n", "utf-8")
-    found = corpus.sources(config_with(tmp_path, texts=[{"path": str(tmp_path / "a.txt")}]))
+    found = sources(config_with(tmp_path, texts=[{"path": str(tmp_path / "a.txt")}]))
     letters = [f"lamp {one} {two}" for one in "abcdefghijk" for two in "lmnopqrst"]
     tokenizer = train_tokenizer(lambda: letters, 100, 16).backend_tokenizer
     counts = dict.fromkeys(("num_texts", "num_cut", "num_empty"), 0)
