@@ -6,7 +6,6 @@ that, at most `adapt.max_inverse_propensity`. Others weigh one.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +21,9 @@ from rove.config import Config
 from rove.errors import ConfigError, DataError
 from rove.ledger.load import rewarded
 from rove.ledger.scan import all_interactions
-from rove.ope.ledger_log import read_ledger
 from rove.readers import read_catalogue, read_interactions
 from rove.rewards import RewardMap
+from training.adapt_propensities import all_propensities
 
 Propensities = Mapping[tuple[str, str], float]
 """(event id, item id) -> probability with which the decision showed the item."""
@@ -64,7 +63,7 @@ def read(config: Config, *, from_ledger: bool) -> Prepared:
         raise DataError(f"{config.data.catalogue.path}: no usable item; see the report above")
     if from_ledger:
         tables = [pa.Table.from_batches([batch]) for batch in all_interactions(config.store)]
-        propensities = _propensities(config)
+        propensities: Propensities = all_propensities(config.store)
     else:
         tables, propensities = [_file(config)], {}
     return prepare(config, items, tables, propensities)
@@ -134,17 +133,3 @@ def _answers(table: pa.Table) -> Iterator[tuple[int, tuple[str, str]]]:
     for row, (event_id, item_id) in enumerate(ids):
         if event_id is not None:
             yield row, (event_id, item_id)
-
-
-def _propensities(config: Config) -> dict[tuple[str, str], float]:
-    logged, _ = read_ledger(
-        config.store, RewardMap.from_config(config.rewards), now=time.time() + 1e9
-    )
-    return {
-        (event_id, item_id): propensity
-        for event_id, item_ids, propensities in zip(
-            logged.event_ids, logged.item_ids_NK, logged.propensity_NK.tolist(), strict=True
-        )
-        for item_id, propensity in zip(item_ids, propensities, strict=True)
-        if item_id
-    }

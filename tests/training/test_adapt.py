@@ -18,10 +18,13 @@ from rove.catalogue import Item
 from rove.config import EncoderSection
 from rove.encoder import Encoder
 from rove.errors import ConfigError, DataError, RoveError
+from rove.ledger.load import load_history
+from rove.readers import read_interactions
 from rove.release import latest
+from rove.rewards import RewardMap
 from tests.colours import config_of, tree, write_data, write_encoder
 from training.adapt import main
-from training.adapt_data import prepare
+from training.adapt_data import prepare, read
 from training.adapt_job import run
 
 # Ray's own settings, when it reads them.
@@ -138,3 +141,16 @@ def test_more_workers_than_cpus_are_refused(world: Path, tmp_path: Path, cluster
     needs = "adapt.num_workers 3 with 1 CPU each needs 3"
     with pytest.raises(ConfigError, match=re.escape(needs)):
         run(config_of(world, tmp_path, num_workers=3), from_ledger=False, with_report=False)
+
+
+def test_the_ledger_gives_what_the_files_gave(world: Path, tmp_path: Path) -> None:
+    config = config_of(world, tmp_path)
+    assert config.data is not None and config.data.interactions is not None
+    table, _ = read_interactions(config.data.interactions)
+    rewards = RewardMap.from_config(config.rewards)
+    load_history(config.store, 2, [table], rewards)
+    of_files, of_ledger = (read(config, from_ledger=ledger) for ledger in (False, True))
+    assert of_ledger.texts == of_files.texts
+    np.testing.assert_array_equal(of_ledger.every.items, of_files.every.items)
+    np.testing.assert_array_equal(of_ledger.weights, of_files.weights)
+    assert len(of_ledger.past) == len(of_files.past) < len(of_files.every)
