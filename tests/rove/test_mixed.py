@@ -13,7 +13,7 @@ from rove.errors import InvalidInput
 from rove.mixed.contexts import ContextScale
 from rove.mixed.effects import ItemVariances, gather, solve_items, solve_users
 from rove.mixed.learner import MixedLearner
-from rove.mixed.links import expectation, link_of, predictor, within_reach
+from rove.mixed.links import Kind, expansion, expectation, link_of, predictor, within_reach
 from rove.mixed.trials import Trials
 
 Array = npt.NDArray[np.float64]
@@ -264,3 +264,11 @@ def test_a_reward_that_is_no_number_is_refused() -> None:
         observe(learner, [-1], [0], [np.nan])
     with pytest.raises(InvalidInput, match=re.escape("nothing was learnt yet")):
         learner.export_prior()
+
+
+@pytest.mark.parametrize("kind", ["identity", "logit", "log"])
+@pytest.mark.parametrize("eta", [-9.0, 0.3, 9.0])
+def test_one_predictor_is_expanded_as_many_are(kind: Kind, eta: float) -> None:
+    many = within_reach(kind, np.array([eta]), 0.5)
+    mean_n, slope_n = expectation(kind, many)
+    assert expansion(kind, eta, 0.5) == pytest.approx((many[0], mean_n[0], slope_n[0]))

@@ -29,3 +29,13 @@ def test_it_is_the_variance_that_conditioning_takes_away() -> None:
     taken = np.einsum("np,pq,nq->n", x_nP, covariance - left, x_nP).mean()
     found = teaching_deviation(covariance[None, None], z[None], x_nP.T @ x_nP / 500)
     assert found[0, 0] ** 2 == pytest.approx(taken)
+
+
+def test_one_request_is_taught_as_among_many() -> None:
+    rng = np.random.default_rng(5)
+    root_BSPP = rng.normal(size=(2, 3, 4, 4))
+    covariance_BSPP = root_BSPP @ root_BSPP.swapaxes(2, 3)
+    z_BP, others_PP = rng.normal(size=(2, 4)), np.diag([1.0, 0.5, 0.2, 0.1])
+    both = teaching_deviation(covariance_BSPP, z_BP, others_PP)
+    one = teaching_deviation(covariance_BSPP[1:], z_BP[1:], others_PP)
+    assert one == pytest.approx(both[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rove.mixed.updating import Array, condition
+from rove.mixed.updating import Array, condition, condition_one
 
 
 def test_two_trials_of_one_effect_add_their_precisions() -> None:
@@ -55,3 +55,22 @@ def test_a_covariance_stays_positive_after_a_hundred_thousand_trials() -> None:
         condition(mean_GP, covariance_GPP, group_n, h_nP, np.full(64, 100.0), error_n)
     assert np.linalg.eigvalsh(covariance_GPP.astype(np.float64)).min() > 0.0
     assert np.isfinite(mean_GP).all()
+
+
+def test_one_trial_by_itself_is_one_trial_of_many() -> None:
+    """N(0, I), h = (1, 2), w = 1, y = 6: gain 1 / 6, mean (1, 2), covariance I - h h' / 6."""
+    mean_P, covariance_PP = np.zeros(2), np.eye(2)
+    condition_one(mean_P, covariance_PP, np.array([1.0, 2.0]), 1.0, 6.0)
+    assert mean_P == pytest.approx([1.0, 2.0])
+    assert covariance_PP.ravel() == pytest.approx([5 / 6, -2 / 6, -2 / 6, 2 / 6])
+    mean_GP, covariance_GPP = np.zeros((1, 2)), np.eye(2)[None]
+    condition(
+        mean_GP,
+        covariance_GPP,
+        np.zeros(1, np.int64),
+        np.array([[1.0, 2.0]]),
+        np.ones(1),
+        6 * np.ones(1),
+    )
+    assert mean_GP[0] == pytest.approx(mean_P)
+    assert covariance_GPP[0] == pytest.approx(covariance_PP)
