@@ -15,6 +15,7 @@ from training.parallel import Group
 # Not worth measuring: these emulate bfloat16, which takes many times as long as float32.
 _EMULATING = ("DEFAULT", "AVX2")
 _REPEATS = 3
+_HOPELESS = 4.0  # times slower: once is enough
 
 
 def choose(
@@ -31,26 +32,24 @@ def choose(
         return torch.float32
     _, batch = next(batches.read(stream, Position(), Group()))
     assert batch is not None
-    full = _seconds(model, batch, torch.float32)
-    half = _seconds(model, batch, torch.bfloat16, limit_s=4 * full)
-    return torch.bfloat16 if half < full else torch.float32
+    full, half = [], []
+    for _ in range(_REPEATS):  # in turns, so that another process's load meets both
+        full.append(_seconds(model, batch, torch.float32))
+        half.append(_seconds(model, batch, torch.bfloat16))
+        if half[-1] > _HOPELESS * full[-1]:
+            break
+    return torch.bfloat16 if min(half) < min(full) else torch.float32
 
 
-def _seconds(
-    model: MaskedLanguageModel, batch: Batch, dtype: torch.dtype, limit_s: float = float("inf")
-) -> float:
-    """Return the best time of some forward and backward passes, after one that warms up."""
-    best = float("inf")
-    for turn in range(_REPEATS + 1):
-        start = time.perf_counter()
-        enabled = dtype == torch.bfloat16
-        with torch.autocast(batch.ids_BT.device.type, torch.bfloat16, enabled=enabled):
-            loss, _ = model(*batch.inputs()[:4])
-        loss.backward()
-        float(loss.detach())  # waits for the device
-        model.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - start
-        if seconds > limit_s:
-            return seconds
-        best = min(best, seconds) if turn else best
-    return best
+def _seconds(model: MaskedLanguageModel, batch: Batch, dtype: torch.dtype) -> float:
+    """Return the time of a forward and a backward pass; on a CPU, that of this process alone."""
+    on_cpu = batch.ids_BT.device.type == "cpu"
+    clock = time.process_time if on_cpu else time.perf_counter
+    start = clock()
+    enabled = dtype == torch.bfloat16
+    with torch.autocast(batch.ids_BT.device.type, torch.bfloat16, enabled=enabled):
+        loss, _ = model(*batch.inputs()[:4])
+    loss.backward()
+    float(loss.detach())  # waits for the device
+    model.zero_grad(set_to_none=True)
+    return clock() - start

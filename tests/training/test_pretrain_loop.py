@@ -18,6 +18,7 @@ from rove.pretraining.model import MaskedLanguageModel, from_scratch
 from rove.pretraining.stream import Corpus, Stream, write_manifest, write_part
 from rove.pretraining.tokenizer import train_tokenizer
 from training.loop import Batches, Loop, Step, steps_of
+from training.precision import choose
 
 LETTERS = "abcdefgh"
 TEXTS = [f"{a}{b} {b}{a} {a}{b}{c} {c}{b}" for a in LETTERS for b in LETTERS for c in LETTERS]
@@ -176,3 +177,25 @@ def test_padding_is_counted(corpus: Corpus) -> None:
 def test_the_number_of_steps(settings: dict[str, Any], expected: int) -> None:
     """100 batches on 2 workers."""
     assert steps_of(PretrainSection(**settings), 100, 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "possible"),
+    [
+        ("float32", {torch.float32}),
+        ("bfloat16", {torch.bfloat16}),
+        ("auto", {torch.float32, torch.bfloat16}),
+    ],
+)
+def test_the_precision_is_the_one_wanted_or_one_of_both(
+    corpus: Corpus, wanted: Any, possible: set[torch.dtype]
+) -> None:
+    """The measurement leaves no gradient behind."""
+    loop = make_loop(corpus)
+    model = loop.model
+    assert isinstance(model, MaskedLanguageModel)
+    section = PretrainSection()
+    vocabulary = Vocabulary.of(train_tokenizer(lambda: TEXTS, 120, 32))
+    batches = Batches(section, vocabulary, CPU)
+    assert choose(model, batches, Stream(corpus, 512, 0), wanted, CPU) in possible
+    assert all(one.grad is None for one in model.parameters())
