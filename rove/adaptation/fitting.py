@@ -210,6 +210,6 @@ def _in_order(
 def _group(name: str) -> str:
     if name.startswith("tower.model."):
         return "adapter"
-    if name == "prior_mean_D":
+    if name in ("prior_mean_D", "promise_D"):
         return "adapter"
     return "projection" if name.endswith("projection") else "head"

@@ -34,6 +34,8 @@ Floats = npt.NDArray[np.float64]
 
 _GRAM_SHARE = 0.25  # of the Gram matrix that is of this step's items
 _NEVER = -1e9
+_NEW_SHARE = 0.5
+_PROMISE_SCALE = 30.0  # lets the promise's weights learn at the adapter's rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,9 +181,10 @@ class PosteriorObjective(Objective):
     """The taste's posterior mean after the support predicts the query.
 
     logit_ij = tau x_j . m_i + a log share_j(t), x centred: what serving ranks by, up to the scale
-    of the share. `tau`, `a`, the ridge and the population's mean are learnt beside the adapter. A
-    quarter of the Gram matrix is that of the step's evenly drawn items, the rest of the last
-    reading.
+    of the share. `tau`, `a`, the ridge and the population's mean are learnt beside the adapter.
+    Half of a step's items are treated as new: their log share is what their text promises,
+    w . x_j + c, so that the vectors learn to say it. A quarter of the Gram matrix is that of the
+    step's evenly drawn items, the rest of the last reading.
     """
 
     def __init__(
@@ -192,6 +195,8 @@ class PosteriorObjective(Objective):
         self.popularity_gain = nn.Parameter(torch.tensor(1.0))
         self.log_ridge = nn.Parameter(torch.tensor(float(np.log(0.003 * len(self.vectors_JD) + 1))))
         self.prior_mean_D = nn.Parameter(torch.zeros(tower.size))
+        self.promise_D = nn.Parameter(torch.zeros(tower.size))
+        self.promise = nn.Parameter(torch.tensor(float(popularity.log_share_SJ[-1].mean())))
 
     def _logits(
         self, x_CD: torch.Tensor, episodes: Episodes, candidates: Candidates
@@ -207,6 +212,10 @@ class PosteriorObjective(Objective):
         moments_B = self._on_device(self.popularity.moments(episodes.time_s_B))
         items_C = self._on_device(candidates.items_C)
         log_share_BC = self.get_buffer("log_share_SJ")[moments_B][:, items_C]
+        if self.training:
+            is_new_C = torch.rand(len(centred_CD), device=centred_CD.device) < _NEW_SHARE
+            promised_C = self.promise + _PROMISE_SCALE * (centred_CD @ self.promise_D)
+            log_share_BC = torch.where(is_new_C, promised_C, log_share_BC)
         logits_BC = self.log_tau.exp() * means_BD @ centred_CD.T
         logits_BC = logits_BC + self.popularity_gain * log_share_BC
         return losses.without(logits_BC, self._known(episodes, candidates))
