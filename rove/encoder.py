@@ -107,7 +107,7 @@ class Encoder:
         """Return unit vectors (n, dim) in the order of `texts`; the same text, the same vector."""
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         tokens = self._tokenize(texts)
-        for rows in _batches([len(ids) for ids in tokens], self._batch_tokens):
+        for rows in by_length([len(ids) for ids in tokens], self._batch_tokens):
             vectors[rows] = self._forward(self._runner, [tokens[row] for row in rows])
         return vectors
 
@@ -206,7 +206,7 @@ def load_model(section: EncoderSection) -> tuple[PreTrainedModel, Any]:
     return model.eval(), tokenizer
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Yield rows of similar length whose padded size is at most `batch_tokens`, or one row."""
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
