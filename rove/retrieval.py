@@ -45,12 +45,10 @@ except ImportError:  # the extra `retrieval` is not installed
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
 
-EXACT_ITEMS = 500_000
-"""Catalogues up to this size are scored whole, without approximation.
-
-TODO: the break-even size and the recall on learned features of this size are still to be measured
-(`benchmarks/`); until then the index serves only where scoring everything is out of the question.
-"""
+EXACT_ITEMS = 200_000
+"""Catalogues up to this size are scored whole, without approximation: one query of the index is 12
+times as fast at 100,000 items and 70 times at a million (`benchmarks/retrieval.md`), but a request
+that explores asks four, and an index takes seconds to build at every refit."""
 NUM_DEVIATION_COLUMNS = 2
 RECALL, TOP = 0.995, 10
 """What `MaxProductIndex.tune` asks of sample queries: above the .99 that new ones are to have."""
