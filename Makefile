@@ -80,6 +80,8 @@ bench-engine: $(STAMP)
 
 bench-retrieval: $(STAMP)
 	$(BIN)/python -m benchmarks.retrieval --write benchmarks/retrieval.md $(BENCH_FLAGS)
+	$(BIN)/python -m training.factorise examples/shop/rove.yaml --no-report
+	$(BIN)/python -m benchmarks.retrieval_path --write benchmarks/retrieval_path.md
 
 clean:
 	rm -rf $(VENV) outputs dist htmlcov .coverage .mypy_cache .pytest_cache .ruff_cache

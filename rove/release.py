@@ -43,6 +43,7 @@ from rove.learning import Learned
 from rove.model import ItemFeatures, RewardModel
 from rove.retrieval import (
     EXACT_ITEMS,
+    MOST_READ,
     MaxProductIndex,
     is_installed,
     item_vectors,
@@ -179,10 +180,12 @@ def write(
     watermark: Mapping[int, int] | None = None,
     shown: ShownModel | None = None,
     exact_items: int = EXACT_ITEMS,
+    most_read: float = MOST_READ,
 ) -> Path:
     """Write a release into the folder `releases` and return its own folder; it is not promoted.
 
-    A catalogue of more than `exact_items` items gets an index for `rove.retrieval`, where faiss is
+    A catalogue of more than `exact_items` items gets an index for `rove.retrieval`, if sample users
+    find their best items in at most `most_read` of its lists, and where faiss is
     installed.
     """
     parameters = learned.model.tensors()
@@ -222,7 +225,7 @@ def write(
         )
         pq.write_table(_table(items), draft / "items.parquet")
         if len(items) > exact_items:
-            described[_INDEX_BYTES] = _write_index(draft / _INDEX, learned)
+            described[_INDEX_BYTES] = _write_index(draft / _INDEX, learned, most_read)
         _link_folder(encoder_folder, draft / "encoder")
         (draft / "release.yaml").write_text(yaml.safe_dump(described, sort_keys=False), "utf-8")
         for path in sorted(draft.rglob("*")):
@@ -326,8 +329,8 @@ def memory_mapped(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise ReleaseError(f"{path}: not a complete safetensors file: {error}") from None
 
 
-def _write_index(path: Path, learned: Learned) -> int:
-    """Write the index for `rove.retrieval` and return its size; 0 and nothing without faiss."""
+def _write_index(path: Path, learned: Learned, most_read: float) -> int:
+    """Write the index for `rove.retrieval` and return its size; nothing and 0 if it is no use."""
     if not is_installed():
         logger.warning(
             "%d items and no faiss: the release gets no index, so every item is scored for every "
@@ -345,7 +348,19 @@ def _write_index(path: Path, learned: Learned) -> int:
     x_JC = item_vectors(learned.model, learned.items, means)
     index = MaxProductIndex.build(x_JC)
     queries = sample_queries(learned.model, learned.items, np.random.default_rng(0))
-    logger.info("the index finds %.4f of the best items of sample users", index.tune(x_JC, queries))
+    recall = index.tune(x_JC, queries)
+    logger.info(
+        "the index finds %.4f of the best items of sample users in %.1f %% of its lists",
+        recall,
+        100.0 * index.share_read,
+    )
+    if index.share_read > most_read:
+        logger.warning(
+            "to find the best of these items the index has to read %.0f %% of its lists, which is "
+            "no faster than scoring every item; the release gets no index",
+            100.0 * index.share_read,
+        )
+        return 0
     index.write(path)
     return path.stat().st_size
 

@@ -49,6 +49,9 @@ EXACT_ITEMS = 200_000
 """Catalogues up to this size are scored whole, without approximation: one query of the index is 12
 times as fast at 100,000 items and 70 times at a million (`benchmarks/retrieval.md`), but a request
 that explores asks four, and an index takes seconds to build at every refit."""
+MOST_READ = 0.1
+"""Share of the lists: with more, the four queries of a request that explores are no faster than
+scoring every item (`benchmarks/retrieval_path.md`)."""
 NUM_DEVIATION_COLUMNS = 2
 RECALL, TOP = 0.995, 10
 """What `MaxProductIndex.tune` asks of sample queries: above the .99 that new ones are to have."""
@@ -123,6 +126,11 @@ class MaxProductIndex:
         if index.nprobe > 1:  # faiss's default is 1: `tune` has chosen
             num_probed = index.nprobe
         self.num_probed = min(num_probed, index.nlist)
+
+    @property
+    def share_read(self) -> float:
+        """The share of the lists that a query reads."""
+        return float(self.num_probed / self._index.nlist)
 
     @classmethod
     def build(cls, x_JC: Vectors) -> MaxProductIndex:

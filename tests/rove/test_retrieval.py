@@ -56,7 +56,7 @@ def built() -> MaxProductIndex:
     return MaxProductIndex.build(world()[0])
 
 
-def large(shop: Shop, num_items: int = 2000) -> None:
+def large(shop: Shop, num_items: int = 2000, most_read: float = 1.0) -> None:
     """Put a release of many items into service, with an index: the shop's model read from texts."""
     model = learned().model
     vectors = np.vstack(
@@ -85,6 +85,7 @@ def large(shop: Shop, num_items: int = 2000) -> None:
         encoder_folder=shop.folder / "encoder",
         metrics={},
         exact_items=1000,
+        most_read=most_read,
     )
     promote(releases, written.name)
 
@@ -299,3 +300,15 @@ def test_a_request_for_much_of_the_catalogue_is_scored_whole(shop: Shop) -> None
     score_of = {slot.item_id: slot.score for slot in decision.slots}
     expected = best_items(engine, "ann", 1500)  # equal scores may come in another order
     assert [score_of[item_id] for item_id in expected] == [s.score for s in decision.slots]
+
+
+def test_an_index_that_would_have_to_read_everything_is_not_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = Shop(tmp_path)
+    large(shop, most_read=0.0)
+    engine = shop.engine(kind="greedy")
+    assert view_of(engine).release.retrieval_path is None
+    assert view_of(engine).decider.finder.retriever is None
+    assert "the release gets no index" in caplog.text
+    assert len(shown(rank(engine, request("ann", k=10)))) == 10

@@ -119,6 +119,7 @@ def test_influence_and_prior_sum_to_the_mean(view: View) -> None:
     scorer: Scorer = view.scorer
     taste = scorer.taste(user(view, "ann"), view.now_s)
     rows, terms_pD = scorer.influence(user(view, "ann"), taste)
-    assert [view.index.ids[row] for row in rows] == ["item-7", "item-9", "item-30"]
+    # Standing rewards by row, then trials.
+    assert [view.index.ids[row] for row in rows] == ["item-9", "item-7", "item-30"]
     assert terms_pD.shape == (3, view.release.model.num_factors)
     assert embeddings().shape[0] < len(view.index)
