@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ COLOURS, THINGS = ["red", "blue"], ["lamp", "vase", "cup", "tea", "box", "pen", 
 DAY_S = 86_400.0
 
 
-def write_encoder(folder: Path) -> None:
+def write_encoder(folder: Path, words: Sequence[str] = (*COLOURS, *THINGS, "big", "small")) -> None:
+    """Write a random BERT of 2 layers and 16 dimensions that knows some words."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {token: i for i, token in enumerate([*special, *COLOURS, *THINGS, "big", "small"])}
+    vocabulary = {token: i for i, token in enumerate([*special, *words])}
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

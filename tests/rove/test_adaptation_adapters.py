@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import BertModel, PreTrainedModel
 
 from rove.adaptation import adapters
 from rove.adaptation.layers import block_ends, linear_maps
@@ -21,6 +20,7 @@ from rove.adaptation.low_rank import LowRank
 from rove.config import AdaptSection, EncoderSection
 from rove.encoder import Encoder, digest_of, load_model
 from rove.errors import ConfigError
+from tests.colours import write_encoder
 
 WORDS = ["red", "blue", "lamp", "vase", "##s", "cup", "tea", "a", "of", "for", "two", "?"]
 TEXTS = ["red lamp", "a cup of tea for two", "", "vases", "tea", "blue vase for a red cup of tea"]
@@ -30,33 +30,8 @@ METHODS = ("lora", "adalora", "houlsby")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random BERT of 2 layers and 16 dimensions."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {token: i for i, token in enumerate([*special, *WORDS])}
-    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=64,
-    )
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
     path = tmp_path_factory.mktemp("bert")
-    torch.manual_seed(0)
-    BertModel(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    write_encoder(path, WORDS)
     return path
 
 
