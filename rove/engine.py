@@ -381,7 +381,7 @@ class Engine:
                     )
                 )
             # Before they are written: what answered a decision earlier is read from the ledger.
-            learn = self.view.prepare(transaction, stored, decisions)
+            learn = self.view.prepare(transaction, stored)
             transaction.add_interactions(stored)
         learn()
 

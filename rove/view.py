@@ -8,7 +8,7 @@ decider      scores and slates
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from rove.config import Config
 from rove.deciding import Choice, Decider
 from rove.errors import RoveError
-from rove.events import Decision, RankRequest
+from rove.events import RankRequest
 from rove.item_index import ItemIndex
 from rove.item_means import ItemMeans
 from rove.ledger.items import ItemStore
@@ -100,7 +100,6 @@ class View:
         self,
         transaction: Transaction,
         stored: Sequence[StoredInteraction],
-        decisions: Mapping[str, Decision],
     ) -> Callable[[], None]:
         """Write what interactions add to the item statistics; return what to call after."""
         positive = [one for one in stored if one.reward > 0.0]

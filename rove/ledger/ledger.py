@@ -218,12 +218,10 @@ class Ledger:
         A shard without anything new has no entry.
         """
         found: dict[int, Statistics] = {}
-        for shard in range(self.num_shards):
-            database = None if shard == self.shard else self._other(shard)
-            if database is not None:
-                news = _statistics(database, release, since.get(shard, 0))
-                if len(news):
-                    found[shard] = news
+        for shard, database in self._all_others():
+            news = _statistics(database, release, since.get(shard, 0))
+            if len(news):
+                found[shard] = news
         return found
 
     def shown_to(self, user_id: str) -> list[Shown]:
@@ -248,12 +246,10 @@ class Ledger:
     def trial_sums_of_others(self, release: str, since: Mapping[int, int]) -> dict[int, TrialSums]:
         """Return, per other shard, the rows written after revision `since[shard]`; as above."""
         found: dict[int, TrialSums] = {}
-        for shard in range(self.num_shards):
-            database = None if shard == self.shard else self._other(shard)
-            if database is not None:
-                news = _trial_sums(database, release, since.get(shard, 0))
-                if len(news):
-                    found[shard] = news
+        for shard, database in self._all_others():
+            news = _trial_sums(database, release, since.get(shard, 0))
+            if len(news):
+                found[shard] = news
         return found
 
     def settled_until(self, release: str) -> float | None:
@@ -302,6 +298,13 @@ class Ledger:
             )
         if self._lock is not None:
             self._scrub()  # a process that erased may have ended before it could
+
+    def _all_others(self) -> Iterator[tuple[int, Database]]:
+        """Yield the other shards' files that there are."""
+        for shard in range(self.num_shards):
+            database = None if shard == self.shard else self._other(shard)
+            if database is not None:
+                yield shard, database
 
     def _other(self, shard: int) -> Database | None:
         """Return another shard's file, or None while it does not exist or has no tables."""

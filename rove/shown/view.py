@@ -9,7 +9,7 @@ kept, and count for `exclude_seen`, but teach nothing: it is not known what else
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rove.config import Config
 from rove.deciding import Choice, Decider
 from rove.errors import RoveError
-from rove.events import Decision, RankRequest
+from rove.events import RankRequest
 from rove.item_index import ItemIndex
 from rove.ledger.items import ItemStore
 from rove.ledger.ledger import History, Ledger, StoredInteraction, Transaction, TrialSums
@@ -126,7 +126,6 @@ class ShownView:
         self,
         transaction: Transaction,
         stored: Sequence[StoredInteraction],
-        decisions: Mapping[str, Decision],
     ) -> Callable[[], None]:
         """Write what interactions add to the trial sums; return what to call after."""
         new: dict[tuple[str, str], list[Answer]] = {}
