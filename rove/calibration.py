@@ -14,7 +14,7 @@ Every visit is predicted from what came before it only.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from rove.behaviour import Behaviour, latest_of_pairs
-from rove.item_means import ItemMeans
+from rove.visits import Visit, item_means_before, visits_of
 
 Array = npt.NDArray[np.float64]
 
@@ -34,6 +34,8 @@ TASTE_WEIGHTS = tuple(float(weight) for weight in np.geomspace(0.05, 20.0, 13))
 """Taste beside the item mean, both scaled to unit mean square."""
 CUTOFF = 10
 MAX_VISITS = 3000
+MAX_MEANS = 20_000
+"""Visits, at equal distances, that half-life and strength of the item means are chosen by."""
 NUM_VISITS = "calibration_visits"
 """Key of a release's metrics: how many held-out visits its half-lives and gains come from."""
 MIN_VISITS = 20
@@ -63,62 +65,9 @@ class TasteFit:
     ndcg: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Visit:
-    """One held-out visit: who, when, and the items that came in it."""
-
-    user: int
-    time_s: float
-    items: npt.NDArray[np.int64]
-    new_items: npt.NDArray[np.int64]
-    """Those the user had no earlier interaction with."""
-
-
 Taste = Callable[[sparse.csr_array, npt.NDArray[np.bool_]], Array]
 """(weights (B, J) of past items, which of the B users have a past (B,)) -> taste scores (B, J).
 Called once each, perhaps at the same time: what is expensive to make can be made in it."""
-
-
-def visits_of(past: Behaviour, future: Behaviour) -> list[Visit]:
-    """Return the visits of `future` in order of time."""
-    known = np.unique(past.users * past.num_items + past.items).tolist()
-    seen = set(known)
-    visits = []
-    for rows in future.rows_by_visit():
-        user, items = int(future.users[rows[0]]), np.unique(future.items[rows])
-        pairs = (user * past.num_items + items).tolist()
-        fresh = np.array([pair not in seen for pair in pairs])
-        seen.update(pairs)
-        time_s = float(future.timestamps[rows[0]])
-        visits.append(Visit(user=user, time_s=time_s, items=items, new_items=items[fresh]))
-    return visits
-
-
-def item_means_before(
-    past: Behaviour, future: Behaviour, promise_J: Array, half_life_s: float, pseudo_count: float
-) -> Iterator[ItemMeans]:
-    """Yield, for each visit of `future`, the item means as they were before it."""
-    means = item_means_of(past, promise_J, half_life_s, pseudo_count)
-    for rows in future.rows_by_visit():
-        yield means
-        times = future.timestamps[rows]
-        means.add(future.items[rows], means.decayed(future.rewards[rows], times), times.max())
-
-
-def item_means_of(
-    past: Behaviour, promise_J: Array, half_life_s: float, pseudo_count: float
-) -> ItemMeans:
-    """Return the item means after `past`."""
-    as_of_s = float(past.timestamps[-1]) if len(past) else 0.0
-    decayed = past.rewards * np.exp2((past.timestamps - as_of_s) / half_life_s)
-    sums_J = np.bincount(past.items, decayed, minlength=len(promise_J)).astype(np.float64)
-    return ItemMeans(
-        sums_J=sums_J,
-        promise_J=promise_J,
-        as_of_s=as_of_s,
-        half_life_s=half_life_s,
-        pseudo_count=pseudo_count,
-    )
 
 
 def fit_item_means(
@@ -128,19 +77,20 @@ def fit_item_means(
     half_lives_s: Sequence[float] = HALF_LIVES_S,
     pseudo_counts: Sequence[float] = PSEUDO_COUNTS,
 ) -> ItemMeanFit:
-    """Choose half-life and prior strength by the likelihood of `future`."""
+    """Choose half-life and prior strength by the likelihood of `future`, at most at `MAX_MEANS` of
+    its visits."""
     visits = visits_of(past, future)
+    numbers = visits.spaced(MAX_MEANS)
     pseudo_N = np.array(pseudo_counts)
     fits = []
     for half_life_s in half_lives_s:
         log_likelihood_N, num_items = np.zeros(len(pseudo_N)), 0
-        for visit, means in zip(
-            visits, item_means_before(past, future, promise_J, half_life_s, 1.0), strict=True
-        ):
+        before = item_means_before(numbers, past, future, promise_J, half_life_s, 1.0)
+        for visit, means in zip(map(visits.__getitem__, numbers.tolist()), before, strict=True):
             now = means.scale_at(means.latest_s)
             counts = means.sums_J[visit.items] / now  # (n,)
             promised = np.outer(pseudo_N, promise_J[visit.items])  # (N, n)
-            shares = (counts + promised) / (means.sums_J.sum() / now + pseudo_N)[:, None]
+            shares = (counts + promised) / (means.total / now + pseudo_N)[:, None]
             log_likelihood_N += np.log(np.maximum(shares, 1e-300)).sum(1)
             num_items += len(visit.items)
         best = int(log_likelihood_N.argmax())
@@ -175,24 +125,19 @@ class HeldOut:
     ) -> HeldOut:
         """Collect visits with something new (a sample of many) and the item means before each."""
         visits = visits_of(past, future)
-        useful = np.array([len(visit.new_items) > 0 for visit in visits], bool)
-        chosen = np.flatnonzero(useful)
+        chosen = visits.with_new()
         most = min(MAX_VISITS, max(1, MAX_CELLS // max(len(promise_J), 1)))
         if len(chosen) > most:
             chosen = np.sort(rng.choice(chosen, most, replace=False))
-        wanted = set(chosen.tolist())
-        shares = [
-            means.share()[0].astype(np.float32)
-            for number, means in enumerate(
-                item_means_before(past, future, promise_J, fit.half_life_s, fit.pseudo_count)
-            )
-            if number in wanted
-        ]
+        before = item_means_before(
+            chosen, past, future, promise_J, fit.half_life_s, fit.pseudo_count
+        )
+        shares = [means.share()[0].astype(np.float32) for means in before]
         shares_BJ = np.stack(shares) if shares else np.zeros((0, len(promise_J)), np.float32)
         return cls(
             past=past,
             future=future,
-            visits=[visits[number] for number in chosen],
+            visits=[visits[number] for number in chosen.tolist()],
             shares_BJ=shares_BJ,
         )
 

@@ -13,13 +13,15 @@ posteriors of users and items (mean-field variational EM; Bishop 1999, "Variatio
 components"; Lim and Teh 2007) and re-estimates mu_0, S_0, A, tau, sigma2 from their moments, so no
 strength of regularisation is set by hand: what the data do not support shrinks to nothing. Because
 every pair is observed, all users share one posterior covariance, and so do all items: a sweep is a
-few sparse-dense products, O(nnz D + (users + items) D^2).
+few sparse-dense products, O(nnz D + (users + items) D^2), and what it needs of the users are sums
+over them (`rove.user_blocks`), which several processes can share.
 
 Shapes: I users, J items, E embedding size, F text factors, K learned factors, D = F + K.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +29,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from rove.errors import DataError
+from rove.user_blocks import BLOCK_USERS, Block, Spread, Taste, Work, add_up, cut, here
 
 Array = npt.NDArray[np.float64]
 
@@ -94,16 +97,20 @@ def fit(
     num_learned_factors: int,
     max_sweeps: int,
     rng: np.random.Generator,
+    spread: Spread = here,
+    block_users: int = BLOCK_USERS,
 ) -> Factorisation:
     """Fit the factorisation to `targets_IJ` (reward of each pair, zero where nothing happened).
 
-    `text_JF` are the items' text factors.
+    `text_JF` are the items' text factors. `spread` says who computes the sums over users; it
+    changes no bit of the result. Another size of blocks rounds differently.
     """
     if targets_IJ.shape[0] == 0 or targets_IJ.nnz == 0:
         raise DataError("there is no positive interaction to learn from; see the read report")
     if not np.isfinite(targets_IJ.data).all():
         raise DataError("a reward is not a finite number; check the reward rules")
-    sweep = _Sweep(targets_IJ, text_JF, num_learned_factors, rng)
+    blocks = list(cut(targets_IJ, block_users))
+    sweep = _Sweep(targets_IJ, text_JF, num_learned_factors, rng, spread(blocks), blocks)
     noise = np.inf
     num_sweeps = 0
     while num_sweeps < max_sweeps:
@@ -136,9 +143,10 @@ class _Sweep:
         text_JF: Array,
         num_learned_factors: int,
         rng: np.random.Generator,
+        work: Work,
+        blocks: Sequence[Block],
     ) -> None:
-        self.targets = targets_IJ
-        self.targets_JI = targets_IJ.T.tocsr()
+        self.work, self.blocks = work, blocks
         self.num_users, self.num_items = targets_IJ.shape
         self.num_text = text_JF.shape[1]
         self.text_gram_FF = text_JF.T @ text_JF
@@ -154,10 +162,11 @@ class _Sweep:
         self.map_variance = np.full(num_learned_factors, start**2)
         self.taste_mean = np.zeros(width)
         self.taste_covariance = np.eye(width)
-        self.intercept = self.targets.sum(0) / self.num_users
-        self.sum_of_squares = float(np.square(self.targets.data).sum())
-        spread = self.sum_of_squares - self.num_users * float(self.intercept @ self.intercept)
-        self.noise = max(spread / (self.num_users * self.num_items), _FLOOR)
+        self.rewards_J = np.asarray(targets_IJ.sum(0))
+        self.intercept = self.rewards_J / self.num_users
+        self.sum_of_squares = float(np.square(targets_IJ.data).sum())
+        around = self.sum_of_squares - self.num_users * float(self.intercept @ self.intercept)
+        self.noise = max(around / (self.num_users * self.num_items), _FLOOR)
 
     def _feature_gram(self) -> Array:
         gram_DD = self.features.T @ self.features
@@ -165,26 +174,34 @@ class _Sweep:
         return gram_DD
 
     def users(self) -> None:
-        """theta_i: precision G / sigma2 + S_0^-1, the same for every user."""
+        """theta_i: precision G / sigma2 + S_0^-1, the same for every user; mean y_i phi P + c.
+
+        P = C / sigma2 and c = (S_0^-1 mu_0 - b phi / sigma2) C, with C the covariance. Of the means
+        only sums over users are kept: everything else here is a function of them.
+        """
         prior_DD = np.linalg.inv(self.taste_covariance)
-        self.user_covariance = np.linalg.inv(self._feature_gram() / self.noise + prior_DD)
-        residual_ID = self.targets @ self.features - self.intercept @ self.features
-        self.users_ID = (
-            residual_ID / self.noise + prior_DD @ self.taste_mean
-        ) @ self.user_covariance
-        self.user_gram = self.users_ID.T @ self.users_ID + self.num_users * self.user_covariance
+        covariance_DD = np.linalg.inv(self._feature_gram() / self.noise + prior_DD)
+        expected_D = self.intercept @ self.features / self.noise
+        taste = Taste(
+            features_JD=self.features,
+            pull_DD=covariance_DD / self.noise,
+            idle_D=(prior_DD @ self.taste_mean - expected_D) @ covariance_DD,
+        )
+        sums = add_up(self.blocks, self.work(taste), self.num_items)
+        self.user_sum, self.rewarded_users_JD = sums.users_D, sums.rewards_ND
+        self.user_gram = sums.gram_DD + self.num_users * covariance_DD
 
     def items(self) -> None:
         """v_j: precision sum_i E[u u'] / sigma2 + tau^-1, the same for every item."""
         text, learned = slice(0, self.num_text), slice(self.num_text, None)
-        users_IK = self.users_ID[:, learned]
         precision_KK = self.user_gram[learned, learned] / self.noise + np.diag(
             1.0 / self.prior_variance
         )
         self.factor_covariance = np.linalg.inv(precision_KK)
         text_JF = self.features[:, text]
-        residual_JK = self.targets_JI @ users_IK
-        residual_JK -= np.outer(self.intercept, users_IK.sum(0))
+        residual_JK = self.rewarded_users_JD[:, learned] - np.outer(
+            self.intercept, self.user_sum[learned]
+        )
         residual_JK -= text_JF @ self.user_gram[text, learned]
         promised_JK = text_JF @ self.prior_map
         self.features[:, learned] = (
@@ -193,19 +210,19 @@ class _Sweep:
 
     def hyperparameters(self) -> None:
         """mu_0, S_0, A, tau, b and sigma2 from the posterior moments."""
-        self.taste_mean = self.users_ID.mean(0)
-        centred_ID = self.users_ID - self.taste_mean
-        self.taste_covariance = centred_ID.T @ centred_ID / self.num_users + self.user_covariance
+        self.taste_mean = self.user_sum / self.num_users
+        self.taste_covariance = self.user_gram / self.num_users - np.outer(
+            self.taste_mean, self.taste_mean
+        )
         self._text_map()
-        features_JD = self.features
-        projected_ID = self.targets @ features_JD
-        fitted_J = features_JD @ self.users_ID.sum(0)
-        self.intercept = (self.targets.sum(0) - fitted_J) / self.num_users
-        cross = float(np.vdot(self.users_ID, projected_ID))
+        fitted_J = self.features @ self.user_sum
+        self.intercept = (self.rewards_J - fitted_J) / self.num_users
+        # sum_ij y_ij theta_i . phi_j
+        cross = float(np.vdot(self.rewarded_users_JD, self.features))
         intercept = self.intercept
         squares = (
             self.sum_of_squares
-            - 2.0 * (float((self.targets @ intercept).sum()) + cross)
+            - 2.0 * (float(self.rewards_J @ intercept) + cross)
             + self.num_users * float(intercept @ intercept)
             + 2.0 * float(intercept @ fitted_J)
             + float(np.vdot(self.user_gram, self._feature_gram()))

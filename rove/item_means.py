@@ -62,6 +62,11 @@ class ItemMeans:
     def __len__(self) -> int:
         return len(self.sums_J)
 
+    @property
+    def total(self) -> float:
+        """The sum of all sums, those of items without a row included."""
+        return self._total
+
     def grow(self, promise_J: Floats) -> None:
         """Add items that nothing has happened to."""
         self.sums_J = np.concatenate([self.sums_J, np.zeros(len(promise_J))])

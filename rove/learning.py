@@ -28,7 +28,6 @@ from rove.calibration import (
     TasteFit,
     fit_item_means,
     fit_taste,
-    item_means_of,
 )
 from rove.config import TrainingSection
 from rove.errors import DataError
@@ -36,6 +35,8 @@ from rove.factorisation import Factorisation, TextFactors, fit, text_factors
 from rove.item_means import ItemMeans
 from rove.model import ItemFeatures, RewardModel, trained_features, user_posterior
 from rove.ridge import Ridge, evidence_ridge
+from rove.user_blocks import Spread, here
+from rove.visits import item_means_of
 
 Array = npt.NDArray[np.float64]
 
@@ -75,17 +76,19 @@ def learn(
     config: TrainingSection,
     *,
     calibrated: RewardModel | None = None,
+    spread: Spread = here,
 ) -> Learned:
     """Learn the reward model of a catalogue (embeddings, one row an item) from the behaviour.
 
-    With `calibrated`, its half-lives and gains are kept, and only the rest is learnt anew.
+    With `calibrated`, its half-lives and gains are kept, and only the rest is learnt anew. `spread`
+    says who works on the users (`rove.user_blocks`); it changes no bit of the result.
     """
     if len(embeddings_JE) == 0:
         raise DataError("the catalogue is empty; add items before learning a release")
     # The matrices are slim: more BLAS threads make them no faster on an idle machine (and five
     # times slower on a busy one); the candidates of the calibration run in parallel instead.
     with threadpool_limits(1, user_api="blas"):
-        return _learn(behaviour, embeddings_JE, config, calibrated)
+        return _learn(behaviour, embeddings_JE, config, calibrated, spread)
 
 
 def _learn(
@@ -93,15 +96,16 @@ def _learn(
     embeddings_JE: npt.NDArray[np.floating],
     config: TrainingSection,
     calibrated: RewardModel | None,
+    spread: Spread,
 ) -> Learned:
     text = text_factors(embeddings_JE, config.text_factors)
     text_JF = text(embeddings_JE)
     if len(behaviour) == 0:
         return _without_behaviour(text, text_JF, embeddings_JE)
     means, taste, evidence = (
-        _calibrate(behaviour, text_JF, config) if calibrated is None else _kept(calibrated)
+        _calibrate(behaviour, text_JF, config, spread) if calibrated is None else _kept(calibrated)
     )
-    factorisation, trained_J = _fitted(behaviour, text_JF, taste.half_life_s, config)
+    factorisation, trained_J = _fitted(behaviour, text_JF, taste.half_life_s, config, spread)
     model = _model(factorisation, text, _promise(behaviour, text_JF), means, taste)
     items = trained_features(factorisation, model, embeddings_JE, trained_J)
     after = item_means_of(behaviour, items.promise_J, means.half_life_s, means.pseudo_count)
@@ -116,7 +120,7 @@ def _learn(
 
 
 def _calibrate(
-    behaviour: Behaviour, text_JF: Array, config: TrainingSection
+    behaviour: Behaviour, text_JF: Array, config: TrainingSection, spread: Spread
 ) -> tuple[ItemMeanFit, TasteFit, dict[str, float]]:
     """Read half-lives and gains off the last part of the behaviour."""
     past, future = behaviour.split(CALIBRATION_SHARE)
@@ -127,7 +131,7 @@ def _calibrate(
     rng = np.random.default_rng(config.seed)
     held_out = HeldOut.of(past, future, promise_J, means, rng)
     candidates = [
-        (half_life_s, _taste(past, text_JF, half_life_s, config))
+        (half_life_s, _taste(past, text_JF, half_life_s, config, spread))
         for half_life_s in TASTE_HALF_LIVES_S
     ]
     taste = fit_taste(held_out, candidates)
@@ -156,7 +160,11 @@ def _kept(model: RewardModel) -> tuple[ItemMeanFit, TasteFit, dict[str, float]]:
 
 
 def _fitted(
-    behaviour: Behaviour, text_JF: Array, half_life_s: float, config: TrainingSection
+    behaviour: Behaviour,
+    text_JF: Array,
+    half_life_s: float,
+    config: TrainingSection,
+    spread: Spread,
 ) -> tuple[Factorisation, npt.NDArray[np.bool_]]:
     """Fit the factorisation to the items that were chosen at all; return it and which those are."""
     targets = behaviour.targets(float(behaviour.timestamps[-1]), half_life_s)
@@ -169,17 +177,22 @@ def _fitted(
         num_learned_factors=config.learned_factors,
         max_sweeps=config.max_sweeps,
         rng=np.random.default_rng(config.seed),
+        spread=spread,
     )
     return factorisation, trained_J
 
 
 def _taste(
-    behaviour: Behaviour, text_JF: Array, half_life_s: float, config: TrainingSection
+    behaviour: Behaviour,
+    text_JF: Array,
+    half_life_s: float,
+    config: TrainingSection,
+    spread: Spread,
 ) -> Taste:
     """Return a function that fits the factorisation and scores all items for given pasts."""
 
     def taste(weights_BJ: sparse.csr_array, has_past_B: npt.NDArray[np.bool_]) -> Array:
-        factorisation, trained_J = _fitted(behaviour, text_JF, half_life_s, config)
+        factorisation, trained_J = _fitted(behaviour, text_JF, half_life_s, config, spread)
         features_JD = np.hstack([text_JF, text_JF @ factorisation.prior_map_FK])
         features_JD[trained_J] = factorisation.features_JD
         posterior = user_posterior(

@@ -20,8 +20,8 @@ from rove.calibration import (
     fit_item_means,
     fit_taste,
     ndcg,
-    visits_of,
 )
+from rove.visits import visits_of
 from tests.worlds import behaviour_of
 
 Array = npt.NDArray[np.float64]
@@ -117,7 +117,8 @@ def test_too_few_visits_leave_the_gains_at_one() -> None:
 def test_held_out_visits_know_what_is_new_to_the_user() -> None:
     past = behaviour_of([0, 1], [3, 4], [0.0, 1.0], 5)
     future = behaviour_of([0, 1, 1], [3, 3, 3], [2.0, 3.0, 4.0], 5)
-    assert [visit.new_items.tolist() for visit in visits_of(past, future)] == [[], [3], []]
+    visits = visits_of(past, future)
+    assert [visits[number].new_items.tolist() for number in range(3)] == [[], [3], []]
 
 
 def test_the_past_of_a_visit_ends_before_it() -> None:
