@@ -224,6 +224,10 @@ class TrainingSection(Section):
     prior: Path | None = None
     """`feedback: shown`: the folder of another service's release (another tenant, another
     catalogue), whose variances and mean reward this one begins with."""
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    """Processes of Ray, of one CPU each, that share the work of `training.factorise` on the users;
+    1: without Ray. The result is the same. Refits of a service, and what `feedback: shown` learns,
+    run in one process."""
     seed: int = 0
 
 
@@ -368,6 +372,7 @@ class AdaptSection(Section):
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
     max_failures: Annotated[int, Field(ge=0)] = 2
     """Lost workers that are replaced; the run goes on from the last checkpoint."""
+    tracking: TrackingSection = TrackingSection()
     seed: int = 0
 
 
