@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,17 +85,39 @@ def interval(
     `groups` (R,) says which values belong together (a user's requests); groups are then resampled
     whole. Without it every value is its own group.
     """
-    if not len(values):
-        return Interval(mean=np.nan, low=np.nan, high=np.nan)
-    sums, counts = _per_group(values, groups)
-    means = np.concatenate(
-        [
-            _resampled_means(sums, counts, rng, min(_DRAWS_PER_BLOCK, num_draws - start))
-            for start in range(0, num_draws, _DRAWS_PER_BLOCK)
-        ]
-    )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+    [one] = intervals(values[:, None], rng, groups=groups, level=level, num_draws=num_draws)
+    return one
+
+
+def intervals(
+    values_RM: Floats,
+    rng: np.random.Generator,
+    *,
+    per_RM: Floats | None = None,
+    groups: Ints | None = None,
+    level: float = 0.95,
+    num_draws: int = 2000,
+) -> list[Interval]:
+    """Return the mean of each of M columns with its interval, all from the same resamples.
+
+    With `per_RM`, the ratio sum(values) / sum(per) instead of the mean. One group alone has no
+    interval (NaN): nothing says how another would differ.
+    """
+    per_RM = np.ones_like(values_RM, np.float64) if per_RM is None else per_RM
+    sums_GM, sizes_GM = _per_group(values_RM, groups), _per_group(per_RM, groups)
+    means = _ratio(values_RM.sum(axis=0), per_RM.sum(axis=0))
+    if len(sums_GM) < 2:
+        return [Interval(mean=float(mean), low=np.nan, high=np.nan) for mean in means]
+    draws = []
+    for start in range(0, num_draws, _DRAWS_PER_BLOCK):
+        counts_DG = _resamples(rng, min(_DRAWS_PER_BLOCK, num_draws - start), len(sums_GM))
+        draws.append(_ratio(counts_DG @ sums_GM, counts_DG @ sizes_GM))
+    levels = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.nanquantile(np.concatenate(draws), levels, axis=0)
+    return [
+        Interval(mean=float(one), low=float(least), high=float(most))
+        for one, least, most in zip(means, low, high, strict=True)
+    ]
 
 
 def paired_difference(
@@ -115,16 +138,48 @@ def paired_difference(
     return interval(values - others, rng, groups=groups, level=level, num_draws=num_draws)
 
 
-def _per_group(values: Floats, groups: Ints | None) -> tuple[Floats, Floats]:
+def coverage(
+    ranked_RK: Ints, num_items: int, *, groups: Ints | None = None, level: float = 0.95
+) -> Interval:
+    """Return the share of `num_items` that is in anybody's slots; codes below 0 are empty.
+
+    A resample shows fewer distinct items than there are, so the interval is the jackknife's
+    instead (Heltshe and Forrester 1983): without group g the share loses the items u_g that g
+    alone was shown, and se^2 = (G - 1) / G sum_g (u_g - mean u)^2.
+    """
+    names, code = np.unique(
+        np.arange(len(ranked_RK)) if groups is None else groups, return_inverse=True
+    )
+    num_groups, width = len(names), int(ranked_RK.max(initial=0)) + 1
+    pairs = np.unique((code[:, None] * width + ranked_RK)[ranked_RK >= 0])
+    items, first, times = np.unique(pairs % width, return_index=True, return_counts=True)
+    share = len(items) / num_items if num_items else np.nan
+    if num_groups < 2:
+        return Interval(mean=share, low=np.nan, high=np.nan)
+    alone_G = np.bincount(pairs[first[times == 1]] // width, minlength=num_groups) / num_items
+    error = float(np.sqrt((num_groups - 1) * alone_G.var()))
+    half = NormalDist().inv_cdf((1 + level) / 2) * error
+    return Interval(mean=share, low=max(0.0, share - half), high=min(1.0, share + half))
+
+
+def _per_group(values_RM: Floats, groups: Ints | None) -> Floats:
+    """Return the sums of each group, (G, M)."""
     if groups is None:
-        return values, np.ones(len(values))
-    _, code = np.unique(groups, return_inverse=True)
-    return np.bincount(code, values).astype(np.float64), np.bincount(code).astype(np.float64)
+        return np.asarray(values_RM, np.float64)
+    names, code = np.unique(groups, return_inverse=True)
+    sums_GM = np.zeros((len(names), values_RM.shape[1]))
+    np.add.at(sums_GM, code, values_RM)
+    return sums_GM
 
 
-def _resampled_means(
-    sums: Floats, counts: Floats, rng: np.random.Generator, num_draws: int
-) -> Floats:
-    chosen_DG = rng.integers(0, len(sums), (num_draws, len(sums)))
-    means: Floats = sums[chosen_DG].sum(axis=1) / counts[chosen_DG].sum(axis=1)
-    return means
+def _resamples(rng: np.random.Generator, num_draws: int, num_groups: int) -> Floats:
+    """Return how often each draw has each group, (D, G)."""
+    chosen_DG = rng.integers(0, num_groups, (num_draws, num_groups))
+    chosen_DG += np.arange(num_draws)[:, None] * num_groups
+    counts = np.bincount(chosen_DG.ravel(), minlength=num_draws * num_groups)
+    return counts.reshape(num_draws, num_groups).astype(np.float64)
+
+
+def _ratio(sums: Floats, sizes: Floats) -> Floats:
+    ratio: Floats = np.full(sums.shape, np.nan)
+    return np.divide(sums, sizes, out=ratio, where=sizes != 0)

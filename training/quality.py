@@ -1,7 +1,7 @@
 """How well a model ranks what came later, beside popularity and ALS on the same requests.
 
-Every visit of the held-out part is a request: ten items that are new to the user. All rivals see
-each visit after they have ranked for it, and are tuned on the end of the same past.
+A use of rove.evaluation: all rivals see each held-out visit after they have ranked for it, and are
+tuned on the end of the same past. `training.evaluate` says more.
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from rove import ranking
-from rove.baselines.base import Baseline, Floats, Ints, Log
+from rove.baselines.base import Baseline
 from rove.baselines.popularity import LivePopularity, RecentPopularity
-from rove.baselines.replay import replay, requests_of
 from rove.baselines.tuning import tune_als
 from rove.behaviour import Behaviour
 from rove.config import Config
 from rove.errors import InvalidInput
-from rove.item_means import ItemMeans
-from rove.learning import Learned, learn
+from rove.evaluation import measuring
+from rove.evaluation.learned import LearnedRanking as LearnedRanking
+from rove.evaluation.slices import ALL
+from rove.evaluation.split import Split
+from rove.evaluation.split import log_of as log_of
+from rove.learning import learn
 from rove.model import Vectors
-from rove.users import Observation, User, taste_of
 
-K = 10
 MAX_VISITS = 2000
 
 
@@ -61,96 +60,23 @@ class Quality:
 
 def measure(past: Behaviour, future: Behaviour, embeddings_JE: Vectors, config: Config) -> Quality:
     """Learn from `past` and rank for at most the first 2,000 useful visits of `future`."""
-    history = log_of(past)
-    baskets = log_of(future).baskets()[:MAX_VISITS]
-    requests = requests_of(history, baskets)
+    split, seed = Split.of(past, future, max_requests=MAX_VISITS), config.training.seed
     rivals: dict[str, Baseline] = {
         "popularity, 28 days": RecentPopularity(28.0),
         "live popularity": LivePopularity(7.0),
     }
     for rival in rivals.values():
-        rival.fit(history)
+        rival.fit(split.history)
     missing: dict[str, str] = {}
     try:
-        rivals["implicit ALS"] = tune_als(history, K, seed=config.training.seed).baseline
+        rivals["implicit ALS"] = tune_als(split.history, seed=seed).baseline
     except InvalidInput as error:
         missing["implicit ALS"] = error.detail
     rivals["Rove"] = LearnedRanking(learn(past, embeddings_JE, config.training), past)
-    num_relevant = np.array([len(items) for items in requests.relevant])
+    result = measuring.measure(split, rivals, live=True, seed=seed)
+    whole = result.slice(ALL)
     measures = {}
-    for name, rival in rivals.items():
-        hits_RK = ranking.hits(replay(rival, history, baskets, K), requests.relevant)
-        values = {
-            "precision@10": ranking.precision(hits_RK, K),
-            "recall@10": ranking.recall(hits_RK, num_relevant, K),
-            "NDCG@10": ranking.ndcg(hits_RK, num_relevant, K),
-        }
-        measures[name] = {
-            key: ranking.interval(
-                value, np.random.default_rng(config.training.seed), groups=requests.users
-            )
-            for key, value in values.items()
-        }
-    return Quality(num_requests=len(requests.users), measures=measures, missing=missing)
-
-
-class LearnedRanking:
-    """A learned model as a ranking of integer codes: what the engine does, without a ledger."""
-
-    def __init__(self, learned: Learned, past: Behaviour) -> None:
-        self._learned = learned
-        self._posterior = learned.model.posterior()
-        self._features = learned.items.features_JD
-        self._means: ItemMeans = learned.item_means()
-        self._users: dict[int, User] = {}
-        order = np.argsort(past.users, kind="stable")
-        users, starts = np.unique(past.users[order], return_index=True)
-        for user, rows in zip(users.tolist(), np.split(order, starts[1:]), strict=True):
-            columns = (past.items[rows], past.rewards[rows], past.timestamps[rows])
-            self._learn(user, *columns)
-
-    def fit(self, log: Log) -> None:
-        """Learn nothing: the model is learned."""
-
-    def scores(self, user: int, now: float) -> Floats:
-        """Return the mean reward of every item, (N,)."""
-        model, known = self._learned.model, self._users.get(user, User(self._features.shape[1]))
-        taste = taste_of(
-            known,
-            now,
-            self._posterior,
-            self._features.__getitem__,
-            model.taste_half_life_s,
-            model.noise_variance,
-        )
-        shares_J, _ = self._means.share()
-        taste_J = self._features @ taste.mean_D.astype(np.float32)
-        return model.item_gain * shares_J + model.taste_gain * taste_J
-
-    def observe(self, user: int, items: Ints, now: float) -> None:
-        """Take in that `user` took the distinct `items` at unix time `now`."""
-        rewards, times = np.ones(len(items)), np.full(len(items), now)
-        self._means.add(items, self._means.decayed(rewards, times), now)
-        self._learn(user, items, rewards, times)
-
-    def _learn(self, user: int, items: Ints, rewards: Floats, times: Floats) -> None:
-        observations = [
-            Observation(row=row, reward=reward, timestamp=time_s)
-            for row, reward, time_s in zip(
-                items.tolist(), rewards.tolist(), times.tolist(), strict=True
-            )
-        ]
-        known = self._users.setdefault(user, User(self._features.shape[1]))
-        known.learn(observations, self._features.__getitem__, self._learned.model.taste_half_life_s)
-
-
-def log_of(behaviour: Behaviour) -> Log:
-    """Return the interactions as the baselines take them; a visit is a session."""
-    return Log(
-        users=behaviour.users,
-        items=behaviour.items,
-        timestamps=behaviour.timestamps,
-        sessions=behaviour.visits,
-        num_users=behaviour.num_users,
-        num_items=behaviour.num_items,
-    )
+    for name in rivals:
+        found = result.intervals(name, whole)
+        measures[name] = {measure: found[measure] for measure in measuring.MEASURES}
+    return Quality(num_requests=len(split.requests), measures=measures, missing=missing)

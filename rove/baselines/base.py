@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,14 @@ class Baseline(Protocol):
 
     def observe(self, user: int, items: Ints, now: float) -> None:
         """Take in that `user` took the distinct `items` at unix time `now`."""
+
+
+@runtime_checkable
+class InBlocks(Protocol):
+    """A baseline that scores many requests at once faster than one by one."""
+
+    def score_block(self, users: Ints, times: Floats) -> NDArray[np.floating]:
+        """Return `scores` of each user (B,) at each unix time (B,), (B, N)."""
 
 
 class Profiles:

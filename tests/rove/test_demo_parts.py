@@ -306,7 +306,11 @@ def test_an_address_in_use_is_refused_before_anything_is_replaced() -> None:
 
 def two_requests() -> Requests:
     return Requests(
-        baskets=np.array([0, 2]), users=np.array([0, 1]), relevant=[np.array([1, 2]), np.array([4])]
+        baskets=np.array([0, 2]),
+        users=np.array([0, 1]),
+        times=np.array([0.0, 1.0]),
+        relevant=[np.array([1, 2]), np.array([4])],
+        known=[np.array([]), np.array([0])],
     )
 
 

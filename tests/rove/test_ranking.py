@@ -112,3 +112,37 @@ def test_paired_difference_removes_what_requests_share() -> None:
     a = np.random.default_rng(7).normal(0, 10, 200)
     result = ranking.paired_difference(a, a - 0.1, np.random.default_rng(8))
     assert (result.mean, result.low, result.high) == pytest.approx((0.1, 0.1, 0.1))
+
+
+def test_one_group_alone_has_no_interval() -> None:
+    result = ranking.interval(np.ones(3), np.random.default_rng(0), groups=np.zeros(3, np.int64))
+    assert result.mean == 1.0 and math.isnan(result.low) and math.isnan(result.high)
+
+
+def test_a_ratio_resamples_numerator_and_denominator_together() -> None:
+    """Predicted 2, 4 and 6 where 1, 2 and 3 came: always twice, whatever is drawn."""
+    predicted, taken = np.array([[2.0], [4.0], [6.0]]), np.array([[1.0], [2.0], [3.0]])
+    [result] = ranking.intervals(predicted, np.random.default_rng(0), per_RM=taken)
+    assert (result.mean, result.low, result.high) == (2.0, 2.0, 2.0)
+
+
+def test_columns_have_the_intervals_they_have_alone() -> None:
+    values = np.random.default_rng(9).normal(size=(40, 3))
+    together = ranking.intervals(values, np.random.default_rng(10))
+    for column, one in enumerate(together):
+        alone = ranking.interval(values[:, column], np.random.default_rng(10))
+        assert (one.mean, one.low, one.high) == pytest.approx((alone.mean, alone.low, alone.high))
+
+
+def test_coverage_counts_the_distinct_items_of_all_slots() -> None:
+    """0, 5 and 7 of 10 items; user 3 alone is shown 5 and 7, user 4 alone nothing.
+
+    u = (.2, 0), var = .01, se^2 = (2 - 1) * .01: the interval is .3 +- 1.96 * .1.
+    """
+    ranked = np.array([[0, 5], [7, -1], [0, -1]])
+    result = ranking.coverage(ranked, 10, groups=np.array([3, 3, 4]))
+    assert (result.mean, result.low, result.high) == pytest.approx((0.3, 0.104, 0.496), abs=1e-3)
+
+
+def test_coverage_of_a_subset_may_have_codes_beyond_its_size() -> None:
+    assert ranking.coverage(np.array([[90], [95]]), 4).mean == 0.5
