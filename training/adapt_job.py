@@ -2,55 +2,73 @@
 
     training.adapt_data      texts and behaviour
     training.adapt_worker    what every worker does
+    training.following       news -> terminal, trackers
+    training.adapt_report    the report
     training.first_release   embeddings and behaviour -> release
 
-`adapt.path` gets the adapter, the figures of every epoch (`curve.json`) and the settings; Ray's own
-state and the checkpoints are in `ray/` there, or in `adapt.storage`. What was trained on is in
-`run.json`, so that a folder goes on with nothing else.
+`adapt.path` gets the adapter, the figures of every epoch (`curve.json`), the report, the settings
+and TensorBoard's files; `run.json` (what was trained on, so that a folder goes on with nothing
+else) and Ray's own state with the checkpoints are there too, or in `adapt.storage`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
-import ray.train
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 from rove.adaptation import adapters
 from rove.adaptation.run import NUMBERS
 from rove.config import Config
 from rove.encoder import digest_of, load_model
-from rove.errors import ConfigError, DataError, RoveError, StoreUnavailable
-from training import adapt_data
+from rove.errors import ConfigError, DataError
+from training import adapt_data, checkpoint, cluster, tracking
 from training.adapt_data import Prepared
-from training.adapt_worker import ADAPTER, RUN, Job, work
+from training.adapt_report import write_report
+from training.adapt_worker import ADAPTER, BEFORE, RUN, Job, work
 from training.first_release import run as make_release
+from training.following import Follower
+from training.news import News
+from training.storage import Storage
 
-_RAY = "ray"
+_CARD = "run.json"
 _KEPT = 2  # checkpoints
-_RESTARTS = ("max_failures", "num_workers", "cpus_per_worker", "gpus_per_worker", "path", "storage")
+_RESTARTS = (
+    "max_failures",
+    "num_workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "path",
+    "storage",
+    "tracking",
+)
 """Settings that a run may go on with others of."""
 
 
 def run(config: Config, *, from_ledger: bool, with_report: bool) -> Path:
     """Adapt the encoder, put a release with it into service and return the release's folder."""
     section = config.adapt
+    tracking.check(section.tracking)
     prepared = adapt_data.read(config, from_ledger=from_ledger)
     _check_settings(config)
-    _claim(section.path, _identity(config, prepared))
-    with _cluster(config):
-        _train(config, prepared)
+    own = Storage.open(section.path, "adapt")
+    storage = Storage.open(section.storage, "adapt") if section.storage else own
+    _claim(storage, _identity(config, prepared))
+    start_step = _check_checkpoint(storage)
+    with cluster.connected():
+        cluster.check_size(section, "adapt")
+        facts = _train(config, prepared, storage, start_step)
+    before, curve = _take(storage, section.path)
     adapter = section.path / ADAPTER
     size_mb = sum(path.stat().st_size for path in adapter.iterdir()) / 1e6
     print(f"adapter: {adapter} ({size_mb:.1f} MB)", flush=True)
+    print(f"report: {write_report(config, before, curve, facts, size_mb)}", flush=True)
     encoder = config.encoder.model_copy(update={"adapter": adapter})
     adapted = config.model_copy(update={"encoder": encoder})
     adapted.write(section.path)
@@ -79,96 +97,67 @@ def _identity(config: Config, prepared: Prepared) -> str:
     return digest.hexdigest()
 
 
-def _claim(path: Path, identity: str) -> None:
+def _claim(storage: Storage, identity: str) -> None:
     """Note what the run's folder is for; refuse one of another run."""
-    card = path / "run.json"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if card.is_file():
-            if json.loads(card.read_text("utf-8")).get("identity") != identity:
-                raise ConfigError(
-                    f"adapt.path {path} holds a run of other data or settings; give another "
-                    "folder, or remove it"
-                )
-            print(f"{path}: going on with the run that is there", flush=True)
-        else:
-            card.write_text(json.dumps({"identity": identity}) + "\n", "utf-8")
-    except OSError as error:
-        raise StoreUnavailable(f"adapt.path {path} cannot be written: {error.strerror}") from None
-    except ValueError:
-        raise ConfigError(f"{card}: damaged; remove the folder {path}") from None
+    card = storage.read_json(_CARD)
+    if card is None:
+        storage.write_json(_CARD, {"identity": identity})
+        return
+    if card.get("identity") != identity:
+        raise ConfigError(
+            f"{storage.address} (adapt.path, .storage) holds a run of other data or settings; "
+            "give another folder, or remove it"
+        )
+    print(f"{storage.address}: going on with the run that is there", flush=True)
 
 
-@contextmanager
-def _cluster(config: Config) -> Iterator[None]:
-    """Be connected to Ray: to the cluster that runs this job, or to one of this process."""
+def _check_checkpoint(storage: Storage) -> int:
+    """Read the checkpoint that the run would go on from; return its step, or 0."""
+    with storage.latest(cluster.RUN) as folder:
+        if folder is None:
+            return 0
+        place = f"{storage.address}/{storage.checkpoints(cluster.RUN)[-1]}"
+        checkpoint.check(folder, place, "adapt")
+        return int(json.loads((folder / RUN / NUMBERS).read_text("utf-8"))["step"])
+
+
+def _train(config: Config, prepared: Prepared, storage: Storage, start_step: int) -> dict[str, Any]:
+    """Let the workers train; return what the run was like."""
     section = config.adapt
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(log_to_driver=True, configure_logging=False)
-    try:
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        for kind, each in (("CPU", section.cpus_per_worker), ("GPU", section.gpus_per_worker)):
-            wanted = section.num_workers * each
-            if wanted > there.get(kind, 0.0):
-                raise ConfigError(
-                    f"adapt.num_workers {section.num_workers} with {each} {kind} each needs "
-                    f"{wanted}, the cluster has {there.get(kind, 0.0):g}; lower adapt.num_workers"
-                )
-        yield
-    finally:
-        if mine:
-            ray.shutdown()
-
-
-def _train(config: Config, prepared: Prepared) -> None:
-    """Run the workers and leave adapter and curve in the run's folder."""
-    section = config.adapt
-    storage = section.storage or str((section.path / _RAY).absolute())
-    trainer = TorchTrainer(
-        work,
-        train_loop_config={"job": Job(config=config, prepared=ray.put(prepared))},
-        scaling_config=ScalingConfig(
-            num_workers=section.num_workers,
-            use_gpu=section.gpus_per_worker > 0,
-            resources_per_worker=_resources(config),
-        ),
-        run_config=RunConfig(
-            name=config.name,
-            storage_path=storage,
-            failure_config=FailureConfig(max_failures=section.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=_KEPT),
-        ),
+    news = ray.remote(num_cpus=0)(News).remote()
+    start = section.start.resolve() if section.start else None
+    absolute = config.model_copy(
+        update={
+            "encoder": cluster.absolute(config.encoder),
+            "adapt": section.model_copy(update={"start": start}),
+        }
     )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _explained(error) from None
-    if result.checkpoint is None:
-        raise DataError(f"{storage}: the run has no checkpoint; remove the folder and start again")
-    with result.checkpoint.as_directory() as name:
-        folder = Path(name)
-        shutil.rmtree(section.path / ADAPTER, ignore_errors=True)
-        shutil.copytree(folder / ADAPTER, section.path / ADAPTER)
+    job = Job(config=absolute, prepared=ray.put(prepared), news=news)
+    follower = Follower(
+        news,
+        title="adapting",
+        name=config.name,
+        folder=section.path,
+        tracking=section.tracking,
+        settings=section.model_dump(mode="json", exclude={"tracking"}),
+        start_step=start_step,
+    )
+    with follower:
+        cluster.train(work, {"job": job}, section, storage, _KEPT)
+    return follower.facts
+
+
+def _take(storage: Storage, target: Path) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Leave adapter and curve in the run's folder; return the figures before and of all epochs."""
+    with storage.latest(cluster.RUN) as folder:
+        if folder is None:
+            raise DataError(f"{storage.address}: the run has no checkpoint; remove it, start again")
+        before = json.loads((folder / BEFORE).read_text("utf-8"))
         curve = json.loads((folder / RUN / NUMBERS).read_text("utf-8"))["curve"]
-    (section.path / "curve.json").write_text(json.dumps(curve, indent=1) + "\n", "utf-8")
-
-
-def _resources(config: Config) -> dict[str, float]:
-    section = config.adapt
-    resources = {"CPU": float(section.cpus_per_worker)}
-    return resources | ({"GPU": 1.0} if section.gpus_per_worker else {})
-
-
-def _explained(error: BaseException) -> RoveError:
-    """Return the error that a worker raised on purpose, or one with the last line of its trace."""
-    failures = getattr(error, "worker_failures", None) or {0: error}
-    for failure in failures.values():
-        seen: BaseException | None = failure
-        while seen is not None:
-            if isinstance(seen, RoveError):
-                return seen
-            following = getattr(seen, "_base_exc", None) or getattr(seen, "cause", None)
-            seen = following or getattr(seen, "controller_failure", None) or seen.__cause__
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return StoreUnavailable(f"the workers failed: {lines[-1].strip() if lines else error!r}")
+        incoming = target / f".{ADAPTER}"
+        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.copytree(folder / ADAPTER, incoming)
+        shutil.rmtree(target / ADAPTER, ignore_errors=True)
+        os.replace(incoming, target / ADAPTER)
+    (target / "curve.json").write_text(json.dumps(curve, indent=1) + "\n", "utf-8")
+    return before, curve

@@ -86,11 +86,27 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, 
         tree = json.loads((folder / _STATE).read_text("utf-8"))
         return load_file(folder / MODEL), load_file(folder / _MOMENTS), tree
     except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise DataError(
-            f"{folder}: the checkpoint is damaged: {reason}; give pretrain.path another "
-            "folder to start anew"
-        ) from None
+        raise _damaged(folder, error, "pretrain") from None
+
+
+def check(folder: Path, place: str, section: str) -> None:
+    """Read all of a checkpoint's files; raise `DataError` that names `place` for a damaged one."""
+    try:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix == ".json":
+                json.loads(path.read_text("utf-8"))
+            elif path.suffix == ".safetensors":
+                load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _damaged(place, error, section) from None
+
+
+def _damaged(place: str | Path, error: Exception, section: str) -> DataError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    return DataError(
+        f"{place}: the checkpoint is damaged: {reason}; give {section}.path another folder to "
+        "start anew"
+    )
 
 
 def _moment(value: Tensor, parameter: Tensor) -> Tensor:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import ray
 
-from rove.config import Config
+from rove.config import TrackingSection
+from training.news import peak_memory_mb
 from training.progress import Bar
 from training.tracking import open_trackers
 
@@ -18,34 +20,38 @@ _POLL_S = 0.5
 
 
 class Follower:
-    """While it is entered, shows and tracks what the workers say."""
+    """While it is entered, shows and tracks what the workers say (`training.news.Teller`)."""
 
     facts: dict[str, Any]
-    """What the run was like: dtype, device, peak memory."""
+    """What the run was like: what the workers said at the start, and `memory_mb` (the most of a
+    worker), `command_memory_mb`, `num_tokens` and `seconds` of the steps that were followed."""
 
-    def __init__(self, news: Any, config: Config, start_step: int) -> None:
-        """Open the trackers of a run that goes on at `start_step`."""
-        self.facts = {"memory_mb": 0.0}
+    def __init__(
+        self,
+        news: Any,
+        *,
+        title: str,
+        name: str,
+        folder: Path,
+        tracking: TrackingSection,
+        settings: Mapping[str, Any],
+        start_step: int,
+    ) -> None:
+        """Open the trackers of a run that goes on at `start_step`; their files go to `folder`."""
+        self.facts = {"memory_mb": 0.0, "num_tokens": 0.0, "seconds": 0.0}
         self._news = news
+        self._title = title
         self._actions: dict[str, Callable[..., None]] = {
             "start": self._start,
             "step": self._step,
-            "held_out": self._held_out,
+            "point": self._point,
         }
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="news", daemon=True)
         self._stack = ExitStack()
         self._bar: Bar | None = None
-        section = config.pretrain
-        self._trackers = open_trackers(
-            section.tracking,
-            section.path,
-            config.name,
-            section.model_dump(mode="json", exclude={"tracking"}),
-            start_step,
-        )
+        self._trackers = open_trackers(tracking, folder, name, settings, start_step)
         self._loss: float | None = None
-        self._shown = 0
         self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -61,6 +67,7 @@ class Follower:
         self._stop.set()
         self._thread.join()
         self._stack.close()
+        self.facts["command_memory_mb"] = peak_memory_mb()
         for tracker in self._trackers:
             tracker.close()
         if error is None and self._error is not None:
@@ -78,32 +85,35 @@ class Follower:
         for message in ray.get(self._news.take.remote()):
             self._actions[message.pop("kind")](**message)
 
-    def _start(self, step: int, num_steps: int, dtype: str, device: str) -> None:
+    def _start(self, step: int, num_steps: int, words: str, facts: dict[str, Any]) -> None:
         """A group of workers begins, for the first time or after a failure."""
-        self.facts |= {"dtype": dtype, "device": device}
+        self.facts |= facts
         if self._bar is not None:
             self._say(f"workers were replaced; going on from step {step:,}")
             return
-        self._say(f"{num_steps:,} steps in {dtype} on {device}")
-        self._bar = self._stack.enter_context(Bar("pretraining", num_steps, step))
+        self._say(f"{num_steps:,} steps {words}")
+        self._bar = self._stack.enter_context(Bar(self._title, num_steps, step))
 
-    def _step(self, step: float, memory_mb: float, **figures: float) -> None:
-        number = int(step)
-        self.facts["memory_mb"] = max(self.facts["memory_mb"], memory_mb)
+    def _step(self, step: int, figures: dict[str, float], memory_mb: float) -> None:
+        facts = self.facts
+        facts["memory_mb"] = max(facts["memory_mb"], memory_mb)
+        facts["num_tokens"] += figures["num_tokens"]
+        facts["seconds"] += figures["seconds"]
         rate = figures["num_tokens"] / figures["seconds"]
-        logged = {**figures, "tokens_per_s": rate, "peak_memory_mb": memory_mb}
-        for tracker in self._trackers:
-            tracker.log({f"train/{name}": value for name, value in logged.items()}, number)
+        self._log("train", step, {**figures, "tokens_per_s": rate, "peak_memory_mb": memory_mb})
         assert self._bar is not None
         # A steadier number for the eye: recent steps weigh most.
         loss = figures["loss"]
         self._loss = loss if self._loss is None else 0.9 * self._loss + 0.1 * loss
-        self._bar.show(number, f"loss {self._loss:.3f}, {rate:,.0f} tokens/s")
+        self._bar.show(step, f"loss {self._loss:.3f}, {rate:,.0f} tokens/s")
 
-    def _held_out(self, step: float, loss: float) -> None:
+    def _point(self, group: str, step: int, figures: dict[str, float], words: str) -> None:
+        self._log(group, step, figures)
+        self._say(words)
+
+    def _log(self, group: str, step: int, figures: Mapping[str, float]) -> None:
         for tracker in self._trackers:
-            tracker.log({"held_out/loss": loss}, int(step))
-        self._say(f"held-out loss at step {int(step):,}: {loss:.4f}")
+            tracker.log({f"{group}/{name}": value for name, value in figures.items()}, step)
 
     def _say(self, text: str) -> None:
         if self._bar is None:

@@ -5,7 +5,7 @@
     training.worker     token rows -> checkpoints (Ray Train)
     training.storage    where both are
     training.following  news -> terminal, trackers
-    training.report     the report at the end
+    training.pretrain_report  the report at the end
 
 A run's folder belongs to one set of settings: `run.json` keeps them, and a run that was stopped
 goes on only under the same ones. What may differ is what does not change the numbers.
@@ -13,36 +13,30 @@ goes on only under the same ones. What may differ is what does not change the nu
 
 from __future__ import annotations
 
-import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from rove.config import Config, EncoderSection, PretrainSection
 from rove.encoder import load_model
-from rove.errors import ConfigError, DataError, RoveError, shown
+from rove.errors import ConfigError, RoveError, shown
 from rove.pretraining.masking import Vocabulary
 from rove.pretraining.model import build, check_length
 from rove.pretraining.stream import read_manifest
 from rove.pretraining.tokenizer import train_tokenizer
-from training import checkpoint, corpus, tracking
+from training import checkpoint, cluster, corpus, tracking
+from training.cluster import RUN
 from training.following import Follower
-from training.report import write_report
+from training.news import News
+from training.pretrain_report import write_report
 from training.sources import Source, sources
 from training.storage import Storage
-from training.worker import News, Task, train
+from training.worker import Task, train
 
-RUN = "train"  # Ray Train's folder
 _TOKENS, _TOKENIZER, _RUN_FILE = "tokens", "tokenizer", "run.json"
 _TEXTS = "the texts"
 _FREE = {  # settings that may change when a run goes on
@@ -61,23 +55,23 @@ def run(config: Config) -> Path:
     tracking.check(section.tracking)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     found = sources(config)
-    encoder = _absolute(config.encoder)
+    encoder = cluster.absolute(config.encoder)
     own = Storage.open(section.path)
     storage = Storage.open(section.storage) if section.storage else own
     _check_settings(storage, config)
     start_step = _check_checkpoint(storage)
     backend = _tokenizer_of(encoder, section)
     config.write(section.path)
-    _start_ray()
-    _check_size(section)
     folder = section.path / _TOKENIZER if backend is None else None
-    if backend is None:
-        backend = _trained_tokenizer(found, section).backend_tokenizer.to_str()
-    key = corpus.key_of(found, backend, section.max_tokens, section.holdout_share)
-    _check_settings(storage, config, key)
-    _tokenise(found, backend, storage, section, key)
-    storage.write_json(_RUN_FILE, _settings(config, key))
-    state = _train(config, encoder, storage, folder, start_step)
+    with cluster.connected():
+        cluster.check_size(section, "pretrain")
+        if backend is None:
+            backend = _trained_tokenizer(found, section).backend_tokenizer.to_str()
+        key = corpus.key_of(found, backend, section.max_tokens, section.holdout_share)
+        _check_settings(storage, config, key)
+        _tokenise(found, backend, storage, section, key)
+        storage.write_json(_RUN_FILE, _settings(config, key))
+        state = _train(config, encoder, storage, folder, start_step)
     result = _write_encoder(config, encoder, storage, folder)
     write_report(section.path, config, *state)
     print(f"report: {section.path / 'report.md'}")
@@ -103,43 +97,18 @@ def _train(
         corpus=f"{storage.folder}/{_TOKENS}",
         news=news,
     )
-    resources = {"CPU": float(section.cpus_per_worker)}
-    if section.gpus_per_worker:
-        resources["GPU"] = float(section.gpus_per_worker)
-    trainer = TorchTrainer(
-        train,
-        train_loop_config={"task": task},
-        torch_config=TorchConfig(backend="nccl" if section.gpus_per_worker else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=section.num_workers,
-            use_gpu=bool(section.gpus_per_worker),
-            resources_per_worker=resources,
-        ),
-        run_config=RunConfig(
-            name=RUN,
-            storage_path=storage.address,
-            failure_config=FailureConfig(max_failures=section.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=section.keep_checkpoints),
-        ),
+    follower = Follower(
+        news,
+        title="pretraining",
+        name=config.name,
+        folder=section.path,
+        tracking=section.tracking,
+        settings=section.model_dump(mode="json", exclude={"tracking"}),
+        start_step=start_step,
     )
-    with Follower(news, config, start_step) as follower:
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            raise _plain(error) from None
+    with follower:
+        cluster.train(train, {"task": task}, section, storage, section.keep_checkpoints)
     return _last_state(storage), follower.facts
-
-
-def _plain(error: BaseException) -> RoveError:
-    """Return the error that a worker raised, as one line."""
-    failures = getattr(error, "worker_failures", None) or {}
-    cause: Any = next(iter(failures.values()), error)
-    for one in (cause, getattr(cause, "cause", None), cause.__cause__):
-        if isinstance(one, RoveError):
-            return one
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    detail = lines[-1].strip() if lines else repr(cause)
-    return RoveError(f"the workers failed and were not replaced any more: {detail}")
 
 
 def _write_encoder(
@@ -150,42 +119,18 @@ def _write_encoder(
     if tokenizer is not None:
         trained = PreTrainedTokenizerFast.from_pretrained(str(tokenizer))
     model, own = build(encoder, config.pretrain, trained)
-    with tempfile.TemporaryDirectory() as folder:
-        storage.fetch(storage.checkpoints(RUN)[-1], Path(folder))
-        model.load_state_dict(load_file(Path(folder) / checkpoint.MODEL), strict=False)
+    with storage.latest(RUN) as folder:
+        assert folder is not None
+        model.load_state_dict(load_file(folder / checkpoint.MODEL), strict=False)
     result = config.pretrain.path / "encoder"
     model.save(result, own)
     return result
 
 
 def _last_state(storage: Storage) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        storage.fetch(storage.checkpoints(RUN)[-1], Path(folder))
-        return checkpoint.read(Path(folder))[2]
-
-
-def _start_ray() -> None:
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-
-
-def _check_size(section: PretrainSection) -> None:
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    wanted = section.num_workers * section.cpus_per_worker
-    if wanted > have.get("CPU", 0):
-        raise ConfigError(
-            f"{section.num_workers} workers with {section.cpus_per_worker} CPUs each need {wanted} "
-            f"CPUs, the cluster has {have.get('CPU', 0):g}; lower pretrain.num_workers or "
-            ".cpus_per_worker, or start more nodes"
-        )
-    if section.num_workers * section.gpus_per_worker > have.get("GPU", 0):
-        raise ConfigError(
-            f"pretrain.gpus_per_worker is {section.gpus_per_worker}, but the cluster has "
-            f"{have.get('GPU', 0):g} GPUs; lower it or pretrain.num_workers"
-        )
+    with storage.latest(RUN) as folder:
+        assert folder is not None
+        return checkpoint.read(folder)[2]
 
 
 def _tokenizer_of(encoder: EncoderSection, section: PretrainSection) -> str | None:
@@ -269,23 +214,11 @@ def _check_settings(storage: Storage, config: Config, key: str | None = None) ->
 
 def _check_checkpoint(storage: Storage) -> int:
     """Read the checkpoint that the run would go on from; return its step, or 0."""
-    known = storage.checkpoints(RUN)
-    if not known:
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            storage.fetch(known[-1], Path(folder))
-            state = checkpoint.read(Path(folder))[2]
-        except DataError as error:
-            detail = error.detail.replace(folder, f"{storage.address}/{known[-1]}")
-            raise DataError(detail) from None
-    step = int(state["step"])
-    print(f"going on from step {step:,} ({storage.address}/{known[-1]})", flush=True)
+    with storage.latest(RUN) as folder:
+        if folder is None:
+            return 0
+        place = f"{storage.address}/{storage.checkpoints(RUN)[-1]}"
+        checkpoint.check(folder, place, "pretrain")
+        step = int(checkpoint.read(folder)[2]["step"])
+    print(f"going on from step {step:,} ({place})", flush=True)
     return step
-
-
-def _absolute(section: EncoderSection) -> EncoderSection:
-    """Name a model's folder so that workers find it, whatever their working directory."""
-    if not Path(section.model).is_dir():
-        return section
-    return section.model_copy(update={"model": str(Path(section.model).resolve())})

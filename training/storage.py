@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 
-from rove.errors import ConfigError, shown
+from rove.errors import ConfigError, DataError, shown
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of what it would go on from
 
@@ -27,8 +30,8 @@ class Storage:
     """`address` within the file system."""
 
     @classmethod
-    def open(cls, wanted: str | Path) -> Storage:
-        """Make the place and try to write to it."""
+    def open(cls, wanted: str | Path, section: str = "pretrain") -> Storage:
+        """Make the place and try to write to it; `section` names the settings in errors."""
         text = str(wanted)
         address = text if "://" in text else str(Path(text).resolve())
         try:
@@ -41,7 +44,7 @@ class Storage:
         except (OSError, pa.ArrowException) as error:
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise ConfigError(
-                f"{shown(text)} (pretrain.path, .storage) cannot be written: {reason}; "
+                f"{shown(text)} ({section}.path, .storage) cannot be written: {reason}; "
                 "give a folder or an s3:// address with permission to write"
             ) from None
         return cls(address=address, filesystem=filesystem, folder=folder)
@@ -52,7 +55,13 @@ class Storage:
         if self.filesystem.get_file_info(path).type != pa.fs.FileType.File:
             return None
         with self.filesystem.open_input_stream(path) as source:
-            tree: dict[str, Any] = json.loads(source.read())
+            try:
+                tree: dict[str, Any] = json.loads(source.read())
+            except ValueError as error:
+                raise DataError(
+                    f"{self.address}/{name} is damaged: {error}; remove {self.address} to start "
+                    "anew, or give another folder"
+                ) from None
         return tree
 
     def write_json(self, name: str, tree: dict[str, Any]) -> None:
@@ -70,6 +79,15 @@ class Storage:
         selector = pa.fs.FileSelector(f"{self.folder}/{run}")
         folders = [one.base_name for one in self.filesystem.get_file_info(selector)]
         return [f"{run}/{name}" for name in sorted(folders) if f'"{name}"' in known]
+
+    @contextmanager
+    def latest(self, run: str) -> Iterator[Path | None]:
+        """Give a local copy of the latest checkpoint, none if there is none, for a while."""
+        known = self.checkpoints(run)
+        with tempfile.TemporaryDirectory() as folder:
+            if known:
+                self.fetch(known[-1], Path(folder))
+            yield Path(folder) if known else None
 
     def fetch(self, folder: str, target: Path) -> None:
         """Copy a folder of the storage to a local one."""

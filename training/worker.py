@@ -1,15 +1,11 @@
 """What each worker of Ray Train runs: the loop of `training.loop`, with checkpoints and news.
 
-Every worker takes part in a report; the first one's checkpoint is kept. Numbers go to `News`, an
-actor the command reads, so nothing in a step waits for a terminal or a tracker.
+Every worker takes part in a report; the first one's checkpoint is kept, and the first one tells.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +23,11 @@ from rove.pretraining.masking import Vocabulary
 from rove.pretraining.model import build
 from rove.pretraining.stream import Corpus, Stream
 from training.loop import Batches, Loop, Step, steps_of
+from training.news import Teller
 from training.parallel import Group, spread
 from training.precision import choose
 
 HELD_OUT_BATCHES = 32
-_NEWS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,22 +41,6 @@ class Task:
     filesystem: pa.fs.FileSystem
     corpus: str
     news: Any
-
-
-class News:
-    """A box of messages between the first worker and the command."""
-
-    def __init__(self) -> None:
-        self._waiting: list[dict[str, Any]] = []
-
-    def add(self, messages: list[dict[str, Any]]) -> None:
-        """Put messages in."""
-        self._waiting += messages
-
-    def take(self) -> list[dict[str, Any]]:
-        """Take all messages out."""
-        taken, self._waiting = self._waiting, []
-        return taken
 
 
 def train(settings: dict[str, Any]) -> None:
@@ -104,8 +84,7 @@ class _Worker:
             dtype=self._dtype,
             device=self._device,
         )
-        self._news: list[dict[str, Any]] = []
-        self._told = time.monotonic()
+        self._teller = Teller(task.news, speaks=self._group.rank == 0)
 
     def begin(self) -> None:
         """Load the last checkpoint, or measure where the run starts."""
@@ -113,30 +92,28 @@ class _Worker:
         if checkpoint is not None:
             with checkpoint.as_directory() as folder:
                 self.loop.load(Path(folder))
-        self._tell(
-            kind="start",
-            step=self.loop.step,
-            num_steps=self.loop.num_steps,
-            dtype=str(self._dtype).removeprefix("torch."),
-            device=str(self._device),
-        )
+        facts = {"dtype": str(self._dtype).removeprefix("torch."), "device": str(self._device)}
+        words = "in {dtype} on {device}".format(**facts)
+        self._teller.start(self.loop.step, self.loop.num_steps, words, facts)
         if checkpoint is None:
             self._measure()
         else:
             for point in self.loop.held_out:
-                self._tell(kind="held_out", **point)
-        self._send()
+                self._tell_held_out(point)
+        self._teller.send()
 
     def after(self, step: Step) -> None:
         """Tell about a step; measure and checkpoint when it is time."""
-        self._tell(kind="step", memory_mb=_memory_mb(self._device), **step.as_dict())
+        figures = step.as_dict()
+        figures.pop("step")
+        self._teller.step(step.step, figures, self._device)
         last = step.step == self.loop.num_steps
         if last or step.step % self._epoch_steps == 0:
             self._measure()
         if last or step.step % self._task.section.checkpoint_steps == 0:
             self._checkpoint(step)
-        if last or time.monotonic() - self._told > _NEWS_S:
-            self._send()
+        if last:
+            self._teller.send()
 
     def _measure(self) -> None:
         if not self._held_out.parts:
@@ -144,7 +121,12 @@ class _Worker:
         section = self._task.section
         stream = Stream(self._held_out, section.batch_tokens, 0)
         self.loop.measure(stream, min(HELD_OUT_BATCHES, stream.num_batches()))
-        self._tell(kind="held_out", **self.loop.held_out[-1])
+        self._tell_held_out(self.loop.held_out[-1])
+
+    def _tell_held_out(self, point: dict[str, float]) -> None:
+        step, loss = int(point["step"]), point["loss"]
+        words = f"held-out loss at step {step:,}: {loss:.4f}"
+        self._teller.point("held_out", step, {"loss": loss}, words)
 
     def _checkpoint(self, step: Step) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -159,20 +141,3 @@ class _Worker:
         choice = torch.tensor([float(dtype == torch.bfloat16)], device=self._device)
         dist.broadcast(choice, 0)
         return torch.bfloat16 if float(choice) else torch.float32
-
-    def _tell(self, **message: Any) -> None:
-        if self._group.rank == 0:
-            self._news.append(message)
-
-    def _send(self) -> None:
-        if self._news:
-            self._task.news.add.remote(self._news)
-            self._news, self._told = [], time.monotonic()
-
-
-def _memory_mb(device: torch.device) -> float:
-    """Return the most memory that this process has used."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if sys.platform == "darwin" else 2**10)

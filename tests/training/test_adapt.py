@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 import yaml
 
 from rove.catalogue import Item
@@ -30,8 +28,6 @@ from training.adapt_job import run
 # Ray's own settings, when it reads them.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 
-ROOT = Path(__file__).parent.parent.parent
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -42,23 +38,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A local cluster with two CPUs."""
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}},
-    )
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.ray
 def test_the_job_ends_with_a_release_whose_encoder_is_base_and_adapter(
-    world: Path, tmp_path: Path, cluster: None
+    world: Path, tmp_path: Path, cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(world, tmp_path, num_workers=2)
     folder = run(config, from_ledger=False, with_report=False)
@@ -73,6 +55,16 @@ def test_the_job_ends_with_a_release_whose_encoder_is_base_and_adapter(
     )
     curve = json.loads((tmp_path / "adapt" / "curve.json").read_text())
     assert [epoch["epoch"] for epoch in curve] == list(range(1, len(curve) + 1))
+    assert all(np.isfinite(list(epoch.values())).all() for epoch in curve)
+    report = (tmp_path / "adapt" / "report.md").read_text("utf-8")
+    for name in ("validation NDCG@10, before -> after", "items' tokens/s", "memory of a worker"):
+        assert name in report
+    (events,) = (tmp_path / "adapt" / "tensorboard").iterdir()
+    for tag in ("train/loss", "train/tokens_per_s", "epoch/validation_ndcg_at_10"):
+        assert tag.encode() in events.read_bytes()
+    said = capsys.readouterr().out
+    assert re.search(r"adapting: \d+ of \d+ steps, loss .* tokens/s, .* left", said)
+    assert re.search(r"^epoch 0: .*\n", said, re.M) and re.search(r"^epoch 2: .*\n", said, re.M)
 
 
 def test_propensities_weigh_what_was_rarely_shown(world: Path, tmp_path: Path) -> None:
@@ -99,7 +91,10 @@ def test_propensities_weigh_what_was_rarely_shown(world: Path, tmp_path: Path) -
     [
         ({"layers": 5}, "adapt.layers is 5, the encoder has 2; lower it"),
         ({"start": "nowhere"}, "nowhere: not a readable adapter: "),
-        ({"path": "/proc/nothing/here"}, "adapt.path /proc/nothing/here cannot be written: "),
+        (
+            {"path": "/proc/nothing/here"},
+            "'/proc/nothing/here' (adapt.path, .storage) cannot be writ",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_said_before_anything_starts(
@@ -138,7 +133,7 @@ def test_a_folder_of_another_run_is_refused(world: Path, tmp_path: Path) -> None
 
 @pytest.mark.ray
 def test_more_workers_than_cpus_are_refused(world: Path, tmp_path: Path, cluster: None) -> None:
-    needs = "adapt.num_workers 3 with 1 CPU each needs 3"
+    needs = "3 workers with 1 CPUs each need 3 CPUs, the cluster has 2; lower adapt.num_workers"
     with pytest.raises(ConfigError, match=re.escape(needs)):
         run(config_of(world, tmp_path, num_workers=3), from_ledger=False, with_report=False)
 

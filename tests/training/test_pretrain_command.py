@@ -1,14 +1,9 @@
-"""`python -m training.pretrain` on real local Ray clusters: whole, killed, spread, and refused."""
+"""`python -m training.pretrain` on local Ray clusters: whole, killed, spread, and refused."""
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +15,20 @@ import yaml
 
 from rove.config import Config, EncoderSection
 from rove.encoder import Encoder
+from tests.commands import Command
 from training import checkpoint
+from training.cluster import RUN
+from training.pretrain import main
 from training.storage import Storage
 
 WORDS = "red blue lamp vase cup tea pot for two of a set box tin card heart".split()
-COMMAND_S = 120.0
-pytestmark = pytest.mark.ray
+pytestmark = [
+    pytest.mark.ray,
+    # Ray's own settings, when it reads them.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
+]
+
+Capture = pytest.CaptureFixture[str]
 
 
 def write_config(folder: Path, **settings: Any) -> Path:
@@ -52,62 +55,28 @@ def write_config(folder: Path, **settings: Any) -> Path:
     return path
 
 
-class Run:
-    """The command in a process of its own, with a mark by which its workers are known."""
-
-    def __init__(self, config: Path) -> None:
-        self._mark = f"ROVE_TEST_MARK={uuid.uuid4().hex}"
-        name, _, value = self._mark.partition("=")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "training.pretrain", str(config)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, name: value, "OMP_NUM_THREADS": "1"},
-        )
-
-    def wait(self) -> tuple[int, str]:
-        """Return the status and everything that was printed."""
-        output, _ = self.process.communicate(timeout=COMMAND_S)
-        return self.process.returncode, output
-
-    def workers(self) -> list[int]:
-        """Return the ids of the processes that train."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                is_worker = b"RayTrainWorker" in (folder / "cmdline").read_bytes()
-                if is_worker and self._mark.encode() in (folder / "environ").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:
-                pass  # ended meanwhile
-        return found
-
-    def wait_for_checkpoint(self, config: Path) -> None:
-        """Return once Ray Train knows of a checkpoint."""
-        storage = Storage.open(Config.load(config).pretrain.path)
-        deadline = time.monotonic() + COMMAND_S
-        while not storage.checkpoints("train"):
-            assert self.process.poll() is None, self.process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-
 def losses(config: Path) -> list[float]:
     """Return the curve of the last checkpoint."""
     storage = Storage.open(Config.load(config).pretrain.path)
-    folder = Path(storage.folder) / storage.checkpoints("train")[-1]
+    folder = Path(storage.folder) / storage.checkpoints(RUN)[-1]
     return [step["loss"] for step in checkpoint.read(folder)[2]["curve"]]
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
     """A run that nothing happened to."""
     config = write_config(tmp_path_factory.mktemp("unbroken"))
-    status, output = Run(config).wait()
-    assert status == 0, output
-    assert "the encoder is in " in output.splitlines()[-1]
+    assert main([str(config)]) == 0
     return config
+
+
+def refusal(config: Path, capsys: Capture) -> str:
+    """Return the line that the command ends with where it cannot run."""
+    capsys.readouterr()
+    assert main([str(config)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("training.pretrain: ") and said.count("\n") == 1
+    return said
 
 
 def test_a_run_ends_with_an_encoder_a_report_and_event_files(unbroken: Path) -> None:
@@ -122,16 +91,25 @@ def test_a_run_ends_with_an_encoder_a_report_and_event_files(unbroken: Path) -> 
     assert Config.load(folder / "rove.yaml") == Config.load(unbroken)
 
 
-def test_the_same_command_goes_on_where_a_killed_one_was(unbroken: Path, tmp_path: Path) -> None:
-    """The curve and the weights are those of the run that nothing happened to, bit for bit."""
+def test_a_killed_driver_and_a_killed_worker_end_with_the_curve_of_an_unbroken_run(
+    unbroken: Path, tmp_path: Path, start: Callable[..., Command]
+) -> None:
+    """The same command goes on where a killed one was, and replaces a worker that is killed: curve
+    and weights are those of the run that nothing happened to, bit for bit."""
     config = write_config(tmp_path)
-    first = Run(config)
-    first.wait_for_checkpoint(config)
-    first.process.send_signal(signal.SIGKILL)
-    first.process.communicate()
-    status, output = Run(config).wait()
+    storage = Storage.open(Config.load(config).pretrain.path)
+    first = start("training.pretrain", str(config))
+    first.until(lambda: len(storage.checkpoints(RUN)) >= 1)
+    first.kill()
+    known = storage.checkpoints(RUN)
+    second = start("training.pretrain", str(config))
+    second.until(lambda: storage.checkpoints(RUN)[-1] > known[-1])
+    second.kill_worker()
+    status, output = second.wait()
     assert status == 0, output
-    assert "going on from step " in output
+    assert re.search(r"^going on from step [1-9]", output, re.M)
+    assert "workers were replaced; going on from step " in output
+    assert "the encoder is in " in output.splitlines()[-1]
     assert losses(config) == losses(unbroken)
     one, two = (
         path.parent / "run" / "encoder" / "model.safetensors" for path in (config, unbroken)
@@ -139,28 +117,13 @@ def test_the_same_command_goes_on_where_a_killed_one_was(unbroken: Path, tmp_pat
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_a_killed_worker_is_replaced_and_the_curve_is_the_same(
-    unbroken: Path, tmp_path: Path
-) -> None:
-    config = write_config(tmp_path)
-    run = Run(config)
-    run.wait_for_checkpoint(config)
-    (worker,) = run.workers()
-    os.kill(worker, signal.SIGKILL)
-    status, output = run.wait()
-    assert status == 0, output
-    assert "workers were replaced; going on from step " in output
-    assert losses(config) == losses(unbroken)
-
-
-def test_two_workers_learn_the_same_with_ddp_and_with_fsdp(tmp_path: Path) -> None:
+def test_two_workers_learn_the_same_with_ddp_and_with_fsdp(tmp_path: Path, cluster: None) -> None:
     curves = []
     for strategy in ("ddp", "fsdp"):
         folder = tmp_path / strategy
         folder.mkdir()
         config = write_config(folder, num_workers=2, strategy=strategy, max_steps=12)
-        status, output = Run(config).wait()
-        assert status == 0, output
+        assert main([str(config)]) == 0
         curves.append(losses(config))
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
 
@@ -168,41 +131,59 @@ def test_two_workers_learn_the_same_with_ddp_and_with_fsdp(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_workers": 9999}, "9999 workers with 1 CPUs each need 9999 CPUs, the cluster has "),
-        ({"path": "/proc/none"}, "cannot be written: "),
+        (
+            {"num_workers": 9999},
+            "9999 workers with 1 CPUs each need 9999 CPUs, the cluster has 2; ",
+        ),
+        ({"gpus_per_worker": 1}, "pretrain.gpus_per_worker is 1, but the cluster has 0 GPUs"),
+        ({"path": "/proc/none"}, "'/proc/none' (pretrain.path, .storage) cannot be written: "),
+        ({"storage": "/proc/none"}, "'/proc/none' (pretrain.path, .storage) cannot be written: "),
         ({"texts": [{"path": "none.csv"}]}, "none.csv: no such file or folder"),
+        ({"tracking": {"wandb_project": "p"}}, "wandb is not installed: pip install"),
     ],
 )
 def test_what_cannot_be_run_is_one_line(
-    tmp_path: Path, settings: dict[str, Any], message: str
+    tmp_path: Path, settings: dict[str, Any], message: str, cluster: None, capsys: Capture
 ) -> None:
-    status, output = Run(write_config(tmp_path, **settings)).wait()
-    assert status == 2
-    assert re.search(f"^training.pretrain: .*{re.escape(message)}", output.splitlines()[-1])
-    assert "Traceback" not in output
+    assert message in refusal(write_config(tmp_path, **settings), capsys)
 
 
-def test_items_without_text_are_one_line(tmp_path: Path) -> None:
+def test_a_corpus_without_rows_and_items_without_text_are_one_line(
+    tmp_path: Path, cluster: None, capsys: Capture
+) -> None:
     config = write_config(tmp_path, start="encoder")
-    pq.write_table(
-        pa.table({"item_id": ["1", "2"], "title": ["", " "]}), tmp_path / "items.parquet"
-    )
-    status, output = Run(config).wait()
-    assert status == 2
-    assert "no text to learn from among 2 rows" in output.splitlines()[-1]
+    for titles, message in (
+        ([], "the files have no rows; there is nothing to learn from"),
+        (["", " "], "no text to learn from among 2 rows"),
+    ):
+        ids = [str(row) for row in range(len(titles))]
+        table = pa.table({"item_id": pa.array(ids, pa.string()), "title": pa.array(titles, "str")})
+        pq.write_table(table, tmp_path / "items.parquet")
+        assert message in refusal(config, capsys)
 
 
-def test_other_settings_and_a_damaged_checkpoint_are_one_line(unbroken: Path) -> None:
+def test_texts_of_10_000_tokens_are_cut_and_counted(
+    tmp_path: Path, cluster: None, capsys: Capture
+) -> None:
+    """Three of 10,000 words among 600 titles."""
+    config = write_config(tmp_path, max_steps=3, holdout_share=0.0)
+    words = np.random.default_rng(1).choice(WORDS, (3, 10_000))
+    texts = pa.table({"text": [" ".join(row) for row in words]})
+    pq.write_table(texts, tmp_path / "texts.parquet")
+    path = tmp_path / "texts.parquet"
+    assert main([str(config), f"pretrain.texts=[{{path: {path}, column: text}}]"]) == 0
+    assert "3 texts were too long and became several rows" in capsys.readouterr().out
+
+
+def test_other_settings_and_a_damaged_checkpoint_are_one_line(
+    unbroken: Path, capsys: Capture
+) -> None:
     tree = yaml.safe_load(unbroken.read_text("utf-8"))
     tree["pretrain"]["learning_rate"] = 0.5
     other = unbroken.parent / "other.yaml"
     other.write_text(yaml.safe_dump(tree), "utf-8")
-    status, output = Run(other).wait()
-    assert status == 2
-    assert "pretrain.learning_rate was 0.003, now 0.5" in output.splitlines()[-1]
+    assert "pretrain.learning_rate was 0.003, now 0.5" in refusal(other, capsys)
     storage = Storage.open(unbroken.parent / "run")
-    weights = Path(storage.folder) / storage.checkpoints("train")[-1] / "model.safetensors"
+    weights = Path(storage.folder) / storage.checkpoints(RUN)[-1] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    status, output = Run(unbroken).wait()
-    assert status == 2
-    assert "the checkpoint is damaged: " in output.splitlines()[-1]
+    assert "the checkpoint is damaged: " in refusal(unbroken, capsys)

@@ -14,8 +14,8 @@ from rove.config import Config, TrackingSection
 from rove.errors import ConfigError, DataError
 from rove.pretraining.tokenizer import train_tokenizer
 from training import corpus, tracking
+from training.pretrain_report import write_report
 from training.progress import Bar, clock
-from training.report import write_report
 from training.sources import read_texts, sources
 from training.storage import Storage
 
@@ -45,7 +45,7 @@ def test_the_report_says_what_happened(tmp_path: Path) -> None:
     """Two steps of 90 tokens and 10 places of padding in half a second each: 180 tokens/s."""
     curve = [{**STEP, "step": 1.0}, {**STEP, "step": 2.0, "loss": 1.0}]
     held_out = [{"step": 0.0, "loss": 2.5}, {"step": 2.0, "loss": 1.25}]
-    facts = {"dtype": "float32", "device": "cpu", "memory_mb": 12.0}
+    facts = {"dtype": "float32", "device": "cpu", "memory_mb": 12.0, "command_memory_mb": 34.0}
     state = {"curve": curve, "held_out": held_out}
     text = write_report(tmp_path, Config(name="tiny"), state, facts).read_text("utf-8")
     for line in (
@@ -54,6 +54,7 @@ def test_the_report_says_what_happened(tmp_path: Path) -> None:
         "| loss of the first step | 2.0000 |",
         "| held-out loss, before -> after | 2.5000 -> 1.2500 |",
         "| peak memory of a worker | 12 MB |",
+        "| peak memory of the command | 34 MB |",
         "| `seed` | `0` |",
     ):
         assert line in text
