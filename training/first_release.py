@@ -1,9 +1,10 @@
 """From files to a release in service: read, encode, learn, measure, write, promote.
 
-    rove.readers      catalogue and history from files (or rove.ledger.scan, from the ledger)
-    rove.encoder      texts -> embeddings
-    rove.learning     embeddings and behaviour -> reward model
-    training.quality  held-out ranking quality beside popularity and ALS
+    rove.readers            catalogue and history from files (or rove.ledger.scan, from the ledger)
+    rove.encoder            texts -> embeddings
+    rove.learning           embeddings and behaviour -> reward model
+    training.parallel_fit   who learns: this process, or several
+    training.quality        held-out ranking quality beside popularity and ALS
 
 The reported quality is that of a model which saw nothing of the held-out part, not for its
 half-lives either; the release itself is then learnt from everything.
@@ -29,11 +30,18 @@ from rove.model import Vectors
 from rove.readers import read_catalogue, read_interactions
 from rove.release import NUM_INTERACTIONS, promote, write
 from rove.rewards import RewardMap
+from rove.user_blocks import Spread
+from training.parallel_fit import spread_over
 from training.quality import Quality, measure
 
 
 def run(config: Config, *, from_ledger: bool, with_report: bool) -> Path:
     """Learn a release, put it into service and return its folder."""
+    with spread_over(config.training.num_workers) as spread:
+        return _run(config, spread, from_ledger=from_ledger, with_report=with_report)
+
+
+def _run(config: Config, spread: Spread, *, from_ledger: bool, with_report: bool) -> Path:
     items = _items(config)
     with _step(f"encoding {len(items):,} items"):
         encoder = Encoder.load(config.encoder)
@@ -41,7 +49,7 @@ def run(config: Config, *, from_ledger: bool, with_report: bool) -> Path:
     behaviour = _behaviour(config, items, from_ledger)
     quality = _quality(behaviour, embeddings_JE, config) if with_report else None
     with _step(f"learning from {len(behaviour):,} interactions"):
-        learned = learn(behaviour, embeddings_JE, config.training)
+        learned = learn(behaviour, embeddings_JE, config.training, spread=spread)
     print(describe(learned))
     releases = config.releases.path
     with tempfile.TemporaryDirectory() as folder, _step("writing the release"):
