@@ -45,10 +45,14 @@ class Command:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """Kill the command, and all that it started in its process group, if it still runs."""
+        """Kill the command if it still runs, and wait for its workers, which end by themselves."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.communicate()
+        deadline = time.monotonic() + COMMAND_S
+        while self._workers():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
     def kill_worker(self) -> None:
         """Kill the only process that trains."""
