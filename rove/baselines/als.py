@@ -12,6 +12,7 @@ import importlib
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
@@ -31,7 +32,7 @@ class Als:
         iterations: int = 15,
         seed: int = 0,
     ) -> None:
-        self._implicit = _optional("implicit.cpu.als")
+        self._implicit = optional("implicit.cpu.als")
         self._settings = {
             "factors": factors,
             "regularization": regularization,
@@ -47,11 +48,7 @@ class Als:
         """Learn the factors."""
         self._profiles = Profiles(log)
         self._num_items = log.num_items
-        matrix = sparse.csr_matrix(
-            (np.ones(len(log.users), np.float32), (log.users, log.items)),
-            shape=(log.num_users, log.num_items),
-        )
-        matrix.data[:] = 1.0  # an item taken twice is summed above
+        matrix = sparse.csr_matrix(self._profiles.matrix(np.arange(log.num_users), log.num_items))
         # implicit threads over rows itself and warns when BLAS has threads of its own.
         with threadpool_limits(1, "blas"):
             self._model = self._implicit.AlternatingLeastSquares(**self._settings)
@@ -60,26 +57,31 @@ class Als:
 
     def scores(self, user: int, now: float) -> Floats:
         """Return the scores for the user's items so far (N,)."""
-        items = self._profiles.of(user)
-        row = sparse.csr_matrix(
-            (np.ones(len(items), np.float32), items, [0, len(items)]), shape=(1, self._num_items)
+        return np.asarray(self.score_block(np.array([user]), np.array([now]))[0], np.float64)
+
+    def score_block(self, users: Ints, times: Floats) -> NDArray[np.floating]:
+        """Return the scores of several users (B, N)."""
+        rows = sparse.csr_matrix(self._profiles.matrix(users, self._num_items))
+        vectors_BF = self._model.recalculate_user(np.arange(len(users)), rows)
+        # Not `@`: a product this small is slower on the threads of BLAS.
+        scores: NDArray[np.floating] = (
+            np.einsum("bf,nf->bn", vectors_BF, self._model.item_factors)
+            if len(users) == 1
+            else vectors_BF @ self._model.item_factors.T
         )
-        vector = self._model.recalculate_user(0, row)
-        # Not `@`: a matrix-vector product this small is slower on the threads of BLAS.
-        scores = np.einsum("nf,f->n", self._model.item_factors, vector)
-        return np.asarray(scores, np.float64)
+        return scores
 
     def observe(self, user: int, items: Ints, now: float) -> None:
         """Add the items to the user's profile; the item factors stay."""
         self._profiles.add(user, items)
 
 
-def _optional(module: str) -> Any:
-    """Import a module of the optional dependencies."""
+def optional(module: str) -> Any:
+    """Import a module of `implicit`."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise InvalidInput(
-            f"the ALS baseline needs the package implicit, but {error.name} is not installed; "
+            f"this baseline needs the package implicit, but {error.name} is not installed; "
             "run: pip install 'rove[baselines]'"
         ) from None

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -121,6 +122,22 @@ class Profiles:
     def add(self, user: int, items: Ints) -> None:
         """Add `items` to the profile of `user`."""
         self._items[user] = np.union1d(self.of(user), items)
+
+    def matrix(self, users: Ints, num_items: int) -> sparse.csr_array:
+        """Return who of the users (B,) took what as ones, (B, N)."""
+        items = [self.of(user) for user in users.tolist()]
+        bounds = np.concatenate([[0], np.cumsum([len(some) for some in items], dtype=np.int64)])
+        columns = np.concatenate([_NOTHING, *items])
+        ones = np.ones(len(columns), np.float32)
+        return sparse.csr_array((ones, columns, bounds), shape=(len(users), num_items))
+
+
+def scores_of_each(baseline: Baseline, users: Ints, times: Floats) -> NDArray[np.floating]:
+    """Return the scores of several users (B,) at their unix times (B,), (B, N)."""
+    if isinstance(baseline, InBlocks):
+        return baseline.score_block(users, times)
+    each = zip(users.tolist(), times.tolist(), strict=True)
+    return np.stack([baseline.scores(user, now) for user, now in each])
 
 
 _NOTHING: Ints = np.empty(0, np.int64)

@@ -38,6 +38,13 @@ class Ease:
         rows = self._weights[self._profiles.of(user)]
         return np.asarray(rows.sum(axis=0), np.float64)
 
+    def score_block(self, users: Ints, times: Floats) -> NDArray[np.floating]:
+        """Return the scores of several users (B, N)."""
+        scores: NDArray[np.float32] = (
+            self._profiles.matrix(users, len(self._weights)) @ self._weights
+        )
+        return scores
+
     def observe(self, user: int, items: Ints, now: float) -> None:
         """Add the items to the user's profile; the weights stay."""
         self._profiles.add(user, items)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rove.baselines.base import Baseline, Basket, Floats, InBlocks, Ints, Log, Profiles
+from rove.baselines.base import Baseline, Basket, Floats, Ints, Log, Profiles, scores_of_each
 
 # R requests, B of them at once, N items, K slots.
 _MAX_CELLS = 4_000_000
@@ -88,12 +88,8 @@ def _frozen(baseline: Baseline, requests: Requests) -> Iterator[Floats]:
     start, size = 0, 1  # the first one tells how many items there are
     while start < len(requests):
         which = slice(start, start + size)
-        users, times = requests.users[which], requests.times[which]
-        if isinstance(baseline, InBlocks):
-            scores_BN = np.array(baseline.score_block(users, times))
-        else:
-            each = zip(users.tolist(), times.tolist(), strict=True)
-            scores_BN = np.array([baseline.scores(user, now) for user, now in each], np.float64)
+        scores = scores_of_each(baseline, requests.users[which], requests.times[which])
+        scores_BN = np.array(scores, np.float64)
         yield scores_BN
         start += size
         size = max(1, min(_MOST_AT_ONCE, _MAX_CELLS // max(1, scores_BN.shape[1])))

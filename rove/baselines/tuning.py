@@ -1,14 +1,16 @@
 """Tuning: settings are chosen on the end of the history, never on what they are judged by.
 
-The latest share of the history is replayed against models fitted to the rest; the setting with the
-highest precision@k wins, and a model with it is fitted to the whole history.
+The latest share of the history is asked of models fitted to the rest, which see it (`live`) or not:
+the setting with the highest precision@k wins, and a model with it is fitted to the whole history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -16,15 +18,23 @@ from rove import ranking
 from rove.baselines.als import Als
 from rove.baselines.base import Baseline, Basket, Log
 from rove.baselines.blend import Blend
+from rove.baselines.bpr import Bpr
 from rove.baselines.ease import Ease, fit_each
+from rove.baselines.item_knn import ItemKnn
 from rove.baselines.popularity import LivePopularity
-from rove.baselines.replay import Requests, replay, requests_of
+from rove.baselines.replay import replay, requests_of
+from rove.baselines.sasrec import Sasrec
 
 VALIDATION_SHARE = 0.1
 
-ALS_FACTORS = (32, 64)
-ALS_REGULARIZATION = (3.0, 10.0)
-ALS_ALPHA = (1.0, 3.0)
+Grid = Mapping[str, Sequence[float]]
+
+ALS: Grid = {"factors": (32, 64), "regularization": (3.0, 10.0), "alpha": (1.0, 3.0)}
+BPR: Grid = {"factors": (32, 64), "learning_rate": (0.01, 0.05), "regularization": (0.01, 0.03)}
+ITEM_KNN: Grid = {"neighbours": (50, 200, 800), "shrink": (0.0, 10.0, 100.0)}
+SASREC: Grid = {"dropout": (0.2, 0.5)}
+SASREC_EPOCHS = 30  # at most
+SASREC_PATIENCE = 5  # epochs without a better one
 EASE_L2 = (125.0, 250.0, 500.0, 1000.0)
 BLEND_WEIGHTS = (0.1, 0.25, 0.5, 1.0)
 
@@ -43,45 +53,74 @@ class Tuned:
 class Validation:
     """The end of a history as a test of settings."""
 
-    def __init__(self, history: Log, k: int = 10, share: float = VALIDATION_SHARE) -> None:
+    def __init__(
+        self, history: Log, k: int = 10, share: float = VALIDATION_SHARE, *, live: bool = True
+    ) -> None:
+        self.history = history
         self.earlier, later = history.split(share)
         self._baskets: list[Basket] = later.baskets()
-        self._requests: Requests = requests_of(self.earlier, self._baskets)
+        self._relevant = requests_of(self.earlier, self._baskets).relevant
         self._k = k
+        self._live = live
 
     def precision(self, fitted: Baseline) -> float:
-        """Return the mean precision@k of a baseline fitted to `earlier`, which is used up."""
-        ranked_RK = replay(fitted, self.earlier, self._baskets, self._k)
-        hits_RK = ranking.hits(ranked_RK, self._requests.relevant)
+        """Return the mean precision@k of a baseline fitted to `earlier`, which is used up if
+        live."""
+        ranked_RK = replay(fitted, self.earlier, self._baskets, self._k, live=self._live)
+        hits_RK = ranking.hits(ranked_RK, self._relevant)
         values = ranking.precision(hits_RK, self._k)
         return float(values.mean()) if len(values) else 0.0
 
 
-def tune_als(history: Log, k: int = 10, *, seed: int = 0) -> Tuned:
-    """Choose factors, regularization and alpha of `Als`, and fit it."""
-    validation = Validation(history, k)
+def tune(make: Callable[..., Baseline], grid: Grid, validation: Validation) -> Tuned:
+    """Choose among all settings of the grid, and fit to the whole history."""
     tried: list[tuple[float, dict[str, float]]] = []
-    for factors in ALS_FACTORS:
-        for regularization in ALS_REGULARIZATION:
-            for alpha in ALS_ALPHA:
-                model = Als(factors=factors, regularization=regularization, alpha=alpha, seed=seed)
-                model.fit(validation.earlier)
-                settings = {"factors": factors, "regularization": regularization, "alpha": alpha}
-                tried.append((validation.precision(model), settings))
+    for settings in _points(grid):
+        model = make(**settings)
+        model.fit(validation.earlier)
+        tried.append((validation.precision(model), settings))
     precision, best = _first_best(tried)
-    chosen = Als(
-        factors=int(best["factors"]),
-        regularization=best["regularization"],
-        alpha=best["alpha"],
-        seed=seed,
-    )
-    chosen.fit(history)
+    chosen = make(**best)
+    chosen.fit(validation.history)
     return Tuned(baseline=chosen, settings=best, precision=precision, num_tried=len(tried))
 
 
-def tune_ease(history: Log, k: int = 10) -> tuple[Tuned, Tuned]:
+def tune_als(history: Log, k: int = 10, *, seed: int = 0, live: bool = True) -> Tuned:
+    """Choose factors, regularization and alpha of `Als`, and fit it."""
+    return tune(partial(Als, seed=seed), ALS, Validation(history, k, live=live))
+
+
+def tune_bpr(history: Log, k: int = 10, *, seed: int = 0, live: bool = True) -> Tuned:
+    """Choose factors, learning rate and regularization of `Bpr`, and fit it."""
+    return tune(partial(Bpr, seed=seed), BPR, Validation(history, k, live=live))
+
+
+def tune_item_knn(history: Log, k: int = 10, *, live: bool = True) -> Tuned:
+    """Choose neighbours and shrink of `ItemKnn`, and fit it."""
+    return tune(ItemKnn, ITEM_KNN, Validation(history, k, live=live))
+
+
+def tune_sasrec(history: Log, k: int = 10, *, seed: int = 0, live: bool = True) -> Tuned:
+    """Choose the dropout of `Sasrec` and when to stop, and fit it."""
+    validation = Validation(history, k, live=live)
+    tried: list[tuple[float, dict[str, float]]] = []
+    for settings in _points(SASREC):
+        model, since = Sasrec(dropout=settings["dropout"], seed=seed), len(tried)
+        for epoch in model.epochs(validation.earlier, SASREC_EPOCHS):
+            asked = deepcopy(model) if live else model
+            tried.append((validation.precision(asked), {**settings, "epochs": epoch}))
+            best = int(np.argmax([precision for precision, _ in tried[since:]]))
+            if epoch - 1 - best >= SASREC_PATIENCE:
+                break
+    precision, chosen = _first_best(tried)
+    sasrec = Sasrec(dropout=chosen["dropout"], epochs=int(chosen["epochs"]), seed=seed)
+    sasrec.fit(history)
+    return Tuned(baseline=sasrec, settings=chosen, precision=precision, num_tried=len(tried))
+
+
+def tune_ease(history: Log, k: int = 10, *, live: bool = True) -> tuple[Tuned, Tuned]:
     """Choose l2 of `Ease`, then the weight of live popularity beside it: (ease, blend)."""
-    validation = Validation(history, k)
+    validation = Validation(history, k, live=live)
     models = {l2: Ease(l2) for l2 in EASE_L2}
     fit_each(list(models.values()), validation.earlier)
     tried: list[tuple[float, dict[str, float]]] = [
@@ -118,3 +157,8 @@ def _first_best(
 ) -> tuple[float, dict[str, float]]:
     """Return the highest precision and its settings; the first of equals."""
     return tried[int(np.argmax([precision for precision, _ in tried]))]
+
+
+def _points(grid: Grid) -> Iterator[dict[str, float]]:
+    for values in product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -10,15 +11,39 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rove.baselines.als import Als
-from rove.baselines.base import DAY_S, Baseline, Basket, Floats, Ints, Log, Profiles, encode
+from rove.baselines.base import (
+    DAY_S,
+    Baseline,
+    Basket,
+    Floats,
+    InBlocks,
+    Ints,
+    Log,
+    Profiles,
+    encode,
+)
 from rove.baselines.blend import Blend
+from rove.baselines.bpr import Bpr
+from rove.baselines.content import Content
 from rove.baselines.ease import Ease
+from rove.baselines.fallback import Fallback
+from rove.baselines.item_knn import ItemKnn
 from rove.baselines.popularity import LivePopularity, RecentPopularity
 from rove.baselines.random import Random
 from rove.baselines.replay import replay, replay_all, requests_of, top_k
-from rove.baselines.tuning import Validation, tune_als, tune_ease
+from rove.baselines.sasrec import Sasrec, sequences_of
+from rove.baselines.tuning import (
+    Tuned,
+    Validation,
+    tune_als,
+    tune_bpr,
+    tune_ease,
+    tune_item_knn,
+    tune_sasrec,
+)
 
 MAKERS: dict[str, Callable[[], Baseline]] = {
     "random": lambda: Random(np.random.default_rng(0)),
@@ -27,7 +52,13 @@ MAKERS: dict[str, Callable[[], Baseline]] = {
     "als": lambda: Als(factors=4, regularization=1.0),
     "ease": lambda: Ease(10.0),
     "blend": lambda: Blend(Ease(10.0), LivePopularity(), 0.5),
+    "bpr": lambda: Bpr(factors=4, iterations=5),
+    "knn": ItemKnn,
+    "content": lambda: Content(np.random.default_rng(0).normal(size=(20, 5))),
+    "sasrec": lambda: Sasrec(size=8, length=5, epochs=2),
+    "fallback": lambda: Fallback(ItemKnn(), RecentPopularity()),
 }
+IN_BLOCKS = ("als", "ease", "bpr", "knn", "content", "sasrec", "fallback")
 
 
 def log_of(rows: list[tuple[int, int, float, int]], num_users: int = 4, num_items: int = 4) -> Log:
@@ -310,3 +341,131 @@ def test_validation_does_not_see_its_own_slice() -> None:
 def test_the_extra_named_for_a_missing_package_exists() -> None:
     pyproject = Path(__file__).parents[2] / "pyproject.toml"
     assert re.search(r"^baselines = \[.*implicit", pyproject.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", IN_BLOCKS)
+def test_a_block_of_requests_gets_the_scores_of_each(name: str) -> None:
+    baseline = MAKERS[name]()
+    baseline.fit(two_tastes(np.random.default_rng(7)))
+    users, times = np.array([0, 10_000, 3]), np.array([1.0, 2.0, 3.0])
+    each = np.stack([baseline.scores(user, now) for user, now in zip(users, times, strict=True)])
+    assert isinstance(baseline, InBlocks)
+    assert baseline.score_block(users, times) == pytest.approx(each, abs=1e-5)
+
+
+def test_item_knn_divides_by_both_counts_and_keeps_the_nearest() -> None:
+    """Users 0, 1: items 0 and 1; user 2: 0 and 2; user 3: 0. n = 4, 2, 1; n_01 = 2, n_02 = 1.
+
+    Shrink 1: s_01 = 2 / (sqrt(8) + 1), s_02 = 1 / (2 + 1); s_12 = 0. Who has 0 and 1 gets for
+    item 0 s_01, for item 1 s_01, for item 2 s_02; with one neighbour each, item 2 gets nothing.
+    """
+    rows = [(0, 0, 0.0, 0), (0, 1, 0.0, 0), (1, 0, 0.0, 1), (1, 1, 0.0, 1), (2, 0, 0.0, 2)]
+    log = log_of([*rows, (2, 2, 0.0, 2), (3, 0, 0.0, 3)], 4, 3)
+    near = 2 / (math.sqrt(8) + 1)
+    for neighbours, last in ((5, 1 / 3), (1, 0.0)):
+        knn = ItemKnn(neighbours=neighbours, shrink=1.0)
+        knn.fit(log)
+        assert knn.scores(0, 0.0) == pytest.approx([near, near, last])
+
+
+def test_content_is_the_cosine_with_the_mean_of_the_users_unit_vectors() -> None:
+    """The user has (3, 0) and (0, 5): the mean points at 45 degrees; (-1, -1) is opposite."""
+    content = Content(np.array([[3.0, 0.0], [0.0, 5.0], [-1.0, -1.0], [2.0, 2.0]]))
+    content.fit(log_of([(0, 0, 0.0, 0), (0, 1, 0.0, 0)]))
+    half = math.sqrt(0.5)
+    assert content.scores(0, 0.0) == pytest.approx([half, half, -1.0, 1.0])
+    assert content.scores(1, 0.0).tolist() == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_fallback_answers_those_who_took_nothing_with_what_others_take() -> None:
+    fallback = Fallback(Ease(1.0), RecentPopularity())
+    fallback.fit(log_of([(0, 0, 0.0, 0), (0, 1, 0.0, 0), (1, 0, 0.0, 1)], 3, 3))
+    assert fallback.scores(2, 0.0).tolist() == [2.0, 1.0, 0.0]
+    assert fallback.scores(1, 0.0)[1] < 1.0
+    fallback.observe(2, np.array([0]), DAY_S)
+    assert fallback.scores(2, DAY_S) == pytest.approx(fallback.scores(1, DAY_S))
+
+
+def test_bpr_gives_users_it_never_saw_the_biases() -> None:
+    """Items 0-9 and 10-19 are taken alike, so a stranger's scores differ little between them."""
+    bpr = Bpr(factors=8, iterations=50)
+    bpr.fit(two_tastes(np.random.default_rng(8)))
+    even, stranger = bpr.scores(0, 0.0), bpr.scores(99, 0.0)
+    assert even[:10].min() > even[10:].max()
+    assert abs(stranger[:10].mean() - stranger[10:].mean()) < np.ptp(even) / 5
+
+
+def one_after_the_other(num_users: int = 40) -> Log:
+    """Every user takes items 0 to 9 in a circle, starting somewhere, one a day for five days."""
+    rows = [
+        (user, (user + day) % 10, day + user / 100, day * num_users + user)
+        for day in range(5)
+        for user in range(num_users)
+    ]
+    return log_of(rows, num_users, 10)
+
+
+def test_sasrec_learns_the_order_that_things_come_in() -> None:
+    """User 3 has had 3, 4, 5, 6, 7: next is 8; whoever now takes 1 is told 2."""
+    sasrec = Sasrec(size=16, blocks=1, length=8, dropout=0.0, learning_rate=0.01, epochs=60)
+    sasrec.fit(one_after_the_other())
+    assert sasrec.scores(3, 0.0).argmax() == 8
+    sasrec.observe(99, np.array([1]), 0.0)
+    assert sasrec.scores(99, 0.0).argmax() == 2
+
+
+def test_sasrec_foresees_all_items_of_a_next_basket() -> None:
+    """First 0 and 1 together, then 2 and 3: the next two of a user with 0 and 1 are 2 and 3."""
+    rows = [(user, 2 * visit + one, float(visit), 2 * user + visit) for user in range(30)
+            for visit in range(2) for one in range(2)]  # fmt: skip
+    sasrec = Sasrec(size=16, blocks=1, length=4, dropout=0.0, learning_rate=0.01, epochs=40)
+    sasrec.fit(log_of(rows, 31, 6))
+    assert set(np.argsort(-sasrec.scores(99, 0.0))[:2]) == {0, 1}
+    sasrec.observe(30, np.array([0, 1]), 0.0)
+    assert set(np.argsort(-sasrec.scores(30, 0.0))[:2]) == {2, 3}
+
+
+def test_sasrec_reads_long_sequences_in_windows_and_predicts_every_basket_once() -> None:
+    """Ten items, one a visit, windows of 4 that move by 2: 4 + 2 + 2 + 2 predictions."""
+    log = log_of([(0, item, float(item), item) for item in range(10)], 1, 10)
+    _, windows = sequences_of(log, 4)
+    assert [one.targets for one in windows] == [[[0], [1], [2], [3]], [[4], [5]], [[6], [7]],
+                                                [[8], [9]]]  # fmt: skip
+    assert [one.places for one in windows] == [[0, 1, 2, 3], [2, 3], [2, 3], [2, 3]]
+    assert windows[0].items == [10, 0, 1, 2] and windows[1].items == [1, 2, 3, 4]
+
+
+def test_sasrec_is_repeatable_and_leaves_torchs_generator_alone() -> None:
+    first, second = Sasrec(size=8, epochs=2), Sasrec(size=8, epochs=2)
+    before = torch.random.get_rng_state()
+    for sasrec in (first, second):
+        sasrec.fit(one_after_the_other())
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert np.array_equal(first.scores(1, 0.0), second.scores(1, 0.0))
+
+
+def test_a_frozen_replay_observes_nothing_and_ranks_the_same_requests() -> None:
+    history = log_of([(0, 0, 0.0, 0)])
+    recorder = Recorder()
+    recorder.fit(history)
+    baskets = [basket(0, [0], 1), basket(0, [1], 2), basket(1, [0], 3)]
+    ranked = replay(recorder, history, baskets, 2, live=False)
+    assert recorder.calls == [("scores", 0, 2), ("scores", 1, 3)]
+    assert ranked.tolist() == [[1, 2], [0, 1]]
+
+
+def test_tuning_of_the_other_peers_fits_the_settings_it_reports() -> None:
+    history = two_tastes(np.random.default_rng(5))
+    knn, bpr = tune_item_knn(history, k=2), tune_bpr(history, k=2, live=False)
+    sasrec = tune_sasrec(history, k=2, live=False)
+    assert (knn.num_tried, bpr.num_tried) == (9, 8)
+    makers: dict[str, tuple[Tuned, type[ItemKnn | Bpr | Sasrec]]] = {
+        "knn": (knn, ItemKnn),
+        "bpr": (bpr, Bpr),
+        "sasrec": (sasrec, Sasrec),
+    }
+    for tuned, kind in makers.values():
+        again = kind(**tuned.settings)  # type: ignore[arg-type]
+        again.fit(history)
+        assert tuned.baseline.scores(0, 0.0) == pytest.approx(again.scores(0, 0.0), abs=1e-5)
+        assert 0 < tuned.precision <= 1
