@@ -26,30 +26,58 @@ from rove.choosing import (
     one_hot,
     penalised,
 )
+from rove.compiled import compiled
 
 
-def wins(draw_BSM: Vectors, penalty_BS: Floats | None = None) -> Probabilities:
-    """Return the share of the draws that each candidate wins, (B, S); closed ones hold -inf."""
-    if penalty_BS is not None:
-        draw_BSM = draw_BSM - penalty_BS.astype(np.float32)[:, :, None]
-    if len(draw_BSM) == 1:  # the same with fewer calls
-        draw_SM = draw_BSM[0]
-        won_SM = (draw_SM == np.maximum.reduce(draw_SM, axis=0)).astype(np.float32)
-        won_S: Probabilities = won_SM.dot(np.ones(won_SM.shape[1], np.float32)).astype(np.float64)
-        won_S /= np.add.reduce(won_S)
-        return won_S[None]
-    best_BM = np.maximum.reduce(draw_BSM, axis=1)
-    won_BSM = (draw_BSM == best_BM[:, None, :]).astype(np.float32)
-    # einsum's sum of float32 is exact for counts, and several times faster than a sum of bools.
-    won_BS: Probabilities = np.einsum("bsm->bs", won_BSM).astype(np.float64)
-    won_BS /= np.add.reduce(won_BS, axis=1, keepdims=True)
+@compiled("f8[:,::1](f4[:,:,::1], b1[:,::1], f4[:,::1])")
+def _wins(draw_BSM: Vectors, open_BS: Open, penalty_BS: Vectors) -> Probabilities:
+    num_requests, num_candidates, num_draws = draw_BSM.shape
+    won_BS = np.zeros((num_requests, num_candidates))
+    best_M = np.empty(num_draws, np.float32)
+    for b in range(num_requests):
+        best_M[:] = -np.inf
+        for s in range(num_candidates):
+            if open_BS[b, s]:
+                for m in range(num_draws):
+                    best_M[m] = max(best_M[m], draw_BSM[b, s, m] - penalty_BS[b, s])
+        total = 0
+        for s in range(num_candidates):
+            won = 0
+            if open_BS[b, s]:
+                for m in range(num_draws):
+                    won += draw_BSM[b, s, m] - penalty_BS[b, s] == best_M[m]
+            won_BS[b, s] = won
+            total += won
+        for s in range(num_candidates):
+            won_BS[b, s] /= total
     return won_BS
 
 
-def _draws(mean_BS: Floats, deviation_BS: Floats, normal_BSM: Vectors) -> Vectors:
+def wins(draw_BSM: Vectors, open_BS: Open | None, penalty_BS: Floats | None) -> Probabilities:
+    """Return the share of the draws that each open candidate wins, (B, S)."""
+    if open_BS is None:
+        open_BS = np.ones(draw_BSM.shape[:2], np.bool_)
+    if penalty_BS is None:
+        penalty_BS = np.zeros(draw_BSM.shape[:2], np.float32)
+    penalty_32 = np.ascontiguousarray(penalty_BS, np.float32)
+    return _wins(draw_BSM, np.ascontiguousarray(open_BS), penalty_32)
+
+
+@compiled("void(f4[:,:,::1], f4[:,::1], f4[:,::1])")
+def _scaled(normal_BSM: Vectors, mean_BS: Vectors, deviation_BS: Vectors) -> None:
     """Turn standard normals into draws, in place."""
-    normal_BSM *= deviation_BS.astype(np.float32, copy=False)[:, :, None]
-    normal_BSM += mean_BS.astype(np.float32, copy=False)[:, :, None]
+    for b in range(normal_BSM.shape[0]):
+        for s in range(normal_BSM.shape[1]):
+            for m in range(normal_BSM.shape[2]):
+                scaled = normal_BSM[b, s, m] * deviation_BS[b, s]
+                normal_BSM[b, s, m] = mean_BS[b, s] + scaled
+
+
+def _draws(mean_BS: Floats, deviation_BS: Floats, normal_BSM: Vectors) -> Vectors:
+    mean_32, deviation_32 = (
+        np.ascontiguousarray(given_BS, np.float32) for given_BS in (mean_BS, deviation_BS)
+    )
+    _scaled(normal_BSM, mean_32, deviation_32)
     return normal_BSM
 
 
@@ -71,19 +99,11 @@ class Thompson:
 
 
 class _Winners:
-    draw_BSM: Vectors
-    """-inf where the candidate has been closed."""
-
     def __init__(self, draw_BSM: Vectors) -> None:
         self.draw_BSM = draw_BSM
-        self._open_BS: Open | None = None
 
     def distribution(self, open_BS: Open | None, penalty_BS: Floats | None = None) -> Probabilities:
-        if open_BS is not None:
-            closed_BS = ~open_BS if self._open_BS is None else self._open_BS & ~open_BS
-            self.draw_BSM[closed_BS] = -np.inf
-            self._open_BS = open_BS.copy()
-        return wins(self.draw_BSM, penalty_BS)
+        return wins(self.draw_BSM, open_BS, penalty_BS)
 
 
 class TopTwo:
@@ -119,23 +139,20 @@ class _TopTwo:
         probability_BS = won_BS * (self._leader_share + (1.0 - self._leader_share) * others_BS)
         rows = np.flatnonzero(certain_BS.any(1))
         if len(rows):
-            second_nS = self._runners_up(rows, certain_BS, penalty_BS)
+            second_nS = self._runners_up(rows, certain_BS, open_BS, penalty_BS)
             probability_BS[rows] += (1.0 - self._leader_share) * second_nS
         return probability_BS
 
     def _runners_up(
-        self, rows: Indices, certain_BS: Open, penalty_BS: Floats | None
+        self, rows: Indices, certain_BS: Open, open_BS: Open | None, penalty_BS: Floats | None
     ) -> Probabilities:
         """Return who wins once the certain winners of some rows are out, or they if alone."""
         penalty_nS = None if penalty_BS is None else penalty_BS[rows]
-        left_nSM = self._winners.draw_BSM[rows]
-        winner_n = certain_BS[rows].argmax(1)
-        lines = np.arange(len(rows))
-        winner_nM = left_nSM[lines, winner_n]
-        left_nSM[lines, winner_n] = -np.inf
-        alone_n = left_nSM[:, :, 0].max(1) == -np.inf
-        left_nSM[lines[alone_n], winner_n[alone_n]] = winner_nM[alone_n]
-        return wins(left_nSM, penalty_nS)
+        left_nS = ~certain_BS[rows]
+        if open_BS is not None:
+            left_nS &= open_BS[rows]
+        left_nS |= certain_BS[rows] & ~left_nS.any(1, keepdims=True)
+        return wins(self._winners.draw_BSM[rows], left_nS, penalty_nS)
 
 
 class Mixture:

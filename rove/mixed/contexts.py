@@ -13,6 +13,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from rove.compiled import compiled
+
 Array = npt.NDArray[np.float64]
 
 LIMIT = 5.0
@@ -55,9 +57,17 @@ class ContextScale:
 
     def __call__(self, contexts_nR: npt.NDArray[np.floating]) -> Array:
         """Return what the model reads, (n, Q)."""
-        centred: Array = np.subtract(contexts_nR, self.mean_R, dtype=np.float64)
+        given_nR = np.ascontiguousarray(contexts_nR, np.float64)
         if self.project_RQ is not None:
-            return np.asarray(centred @ self.project_RQ / self.scale)
-        centred /= self.scale
-        np.minimum(centred, self.bound, out=centred)
-        return np.maximum(centred, -self.bound, out=centred)
+            return np.asarray((given_nR - self.mean_R) @ self.project_RQ / self.scale)
+        return _scaled(given_nR, self.mean_R, self.scale, self.bound)
+
+
+@compiled("f8[:,::1](f8[:,::1], f8[::1], f8[::1], f8)")
+def _scaled(given_nR: Array, mean_R: Array, scale_R: Array, bound: float) -> Array:
+    scaled_nR = np.empty_like(given_nR)
+    for n in range(given_nR.shape[0]):
+        for r in range(given_nR.shape[1]):
+            scaled = (given_nR[n, r] - mean_R[r]) / scale_R[r]
+            scaled_nR[n, r] = min(max(scaled, -bound), bound)
+    return scaled_nR

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rove.compiled import compiled
 from rove.mixed.shared import Codes as Codes
 from rove.mixed.shared import Solved, promises, solve, times
 from rove.mixed.variances import STRENGTH, moved
@@ -55,30 +56,42 @@ def gather(
     codes: Codes, num: int, rows_nP: Array, weights_n: Array, responses_n: Array
 ) -> tuple[Array, Array]:
     """Return sum w z z' (num, P, P) and sum w z y (num, P) per code; -1 is left out."""
-    num_columns = rows_nP.shape[1]
-    moments = np.zeros((num, num_columns, num_columns))
-    pulls = np.zeros((num, num_columns))
-    if num_columns == 1:
-        known = codes >= 0
-        square_n = weights_n * rows_nP[:, 0] ** 2
-        moments[:, 0, 0] = np.bincount(codes[known], square_n[known], num)
-        pull_n = weights_n * rows_nP[:, 0] * responses_n
-        pulls[:, 0] = np.bincount(codes[known], pull_n[known], num)
-        return moments, pulls
-    order = np.argsort(codes, kind="stable")
-    sorted_n = codes[order]
-    first_n = np.ones(len(codes), bool)
-    first_n[1:] = np.diff(sorted_n) != 0
-    bounds = np.append(np.flatnonzero(first_n), len(codes))
-    z_nP, w_n, y_n = rows_nP[order], weights_n[order], responses_n[order]
-    scaled_nP = z_nP * w_n[:, None]
-    for start, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        code = sorted_n[start]
-        if code >= 0:
-            part = scaled_nP[start:stop].T
-            moments[code] = part @ z_nP[start:stop]
-            pulls[code] = part @ y_n[start:stop]
+    moments = np.zeros((num, rows_nP.shape[1], rows_nP.shape[1]))
+    pulls = np.zeros((num, rows_nP.shape[1]))
+    _gather(codes, rows_nP, weights_n, responses_n, moments, pulls)
     return moments, pulls
+
+
+@compiled("void(i8[::1], f8[:,::1], f8[::1], f8[::1], f8[:,:,::1], f8[:,::1])")
+def _gather(
+    codes: Codes,
+    rows_nP: Array,
+    weights_n: Array,
+    responses_n: Array,
+    moments: Array,
+    pulls: Array,
+) -> None:
+    num_columns = rows_nP.shape[1]
+    for n in range(len(codes)):
+        code = codes[n]
+        if code < 0:
+            continue
+        for q in range(num_columns):
+            weighted = weights_n[n] * rows_nP[n, q]
+            pulls[code, q] += weighted * responses_n[n]
+            if weighted != 0.0:  # contexts of key=word are mostly zeros
+                for p in range(num_columns):
+                    moments[code, q, p] += weighted * rows_nP[n, p]
+
+
+@compiled("f8[::1](f8[:,::1], f8[:,::1], i8[::1])")
+def products(rows_nP: Array, effects_JP: Array, codes_n: Codes) -> Array:
+    """Return each row's product with the leading effects of its code, (n,)."""
+    product_n = np.zeros(len(rows_nP))
+    for n in range(len(rows_nP)):
+        for p in range(rows_nP.shape[1]):
+            product_n[n] += rows_nP[n, p] * effects_JP[codes_n[n], p]
+    return product_n
 
 
 def solve_items(

@@ -23,6 +23,7 @@ from rove.mixed.effects import (
     ItemVariances,
     UserEffects,
     gather,
+    products,
     solve_items,
     solve_users,
 )
@@ -38,6 +39,8 @@ the rewards' deviation for `identity`."""
 CONTEXT_VARIANCE = 16.0
 """Of an item's context effects, in units of the prior variance of its mean, where contexts are
 numbers: those were chosen by somebody because they matter; the directions of a text were not."""
+CONVERGED = 0.02
+"""Deviations of the posterior; sweeps converge quadratically, so what is left is far less."""
 PAST_VARIANCE = 16.0
 """Of a weight of the past, in units of the prior variance of an item's mean."""
 
@@ -125,10 +128,14 @@ def fit(
     *,
     num_sweeps: int = 4,
 ) -> Fitted:
-    """Return the posterior given the rows; `start` is an earlier fit to go on from."""
+    """Return the posterior given the rows; `start` is an earlier fit to go on from.
+
+    At most `num_sweeps`; the last is the one that moves no effect by more than `CONVERGED`.
+    """
     work = _Work(rows, catalogue, kind, prior, context, num_users, start, rng)
     for _ in range(num_sweeps):
-        work.sweep()
+        if work.sweep() < CONVERGED:
+            break
     return work.fitted()
 
 
@@ -193,8 +200,12 @@ class _Work:
         known = min(len(start.users.mean_ID), self.num_users)
         self.theta_ID[:known] = start.users.mean_ID[:known]
 
-    def sweep(self) -> None:
-        """Expand, solve the items, the users and the past, and learn the dispersion."""
+    def sweep(self) -> float:
+        """Expand, solve the items, the users and the past, and learn the dispersion.
+
+        Return the largest move of an effect, in deviations of its posterior.
+        """
+        beta_JP, theta_ID = self.beta_JP, self.theta_ID
         theta_nD, taste_n, eta_n = self._predicted()
         own = theta_nD.shape[1] - self.num_factors
         mean_n, slope_n = expectation(self.kind, eta_n)
@@ -228,6 +239,10 @@ class _Work:
         if len(self.again):
             self._solve_past()
         self._learn_dispersion()
+        return max(
+            _moved(self.beta_JP - beta_JP, self.beta_covariance),
+            _moved(self.theta_ID - theta_ID, self.theta_covariance) if self.has_known else 0.0,
+        )
 
     def _predicted(self) -> tuple[Array, Array, Array]:
         """Return the users' effects (n, D), the part without the item's, and the predictor (n,)."""
@@ -242,12 +257,12 @@ class _Work:
         return theta_nD, taste_n, eta_n
 
     def _item_part(self, theta_nD: Array) -> Array:
-        beta_nP = self.beta_JP[self.items]
-        part_n = np.einsum("nc,nc->n", self.fixed_nC, beta_nP[:, : self.width])
-        if self.num_factors:
+        part_n = products(self.fixed_nC, self.beta_JP, self.items)
+        if self.num_factors and self.has_known:
             own = theta_nD.shape[1] - self.num_factors
-            part_n += np.einsum("nk,nk->n", theta_nD[:, own:], beta_nP[:, self.width :])
-        return np.asarray(part_n)
+            factors_JK = self.beta_JP[self.items, self.width :]
+            part_n += np.einsum("nk,nk->n", theta_nD[:, own:], factors_JK)
+        return part_n
 
     def _add_user_spread(self, moments: Array, pulls: Array, weight_n: Array, own: int) -> None:
         """Count what is not known of u_i, and how it goes with the rest of theta_i."""
@@ -358,6 +373,11 @@ class _Work:
             past_X=self.past_X,
             others_PP=self._others(),
         )
+
+
+def _moved(change_XP: Array, covariance_XPP: Array) -> float:
+    variance_XP = np.maximum(np.einsum("xpp->xp", covariance_XPP), 1e-12)
+    return float(np.sqrt((np.square(change_XP) / variance_XP).max(initial=0.0)))
 
 
 def _squares(matrix_nPP: Array, vector_nP: Array) -> Array:

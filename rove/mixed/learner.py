@@ -6,7 +6,7 @@
     rove.mixed.contexts  the scale of contexts
 
 - Between refits rewards move their items and users by exact Gaussian updates of the expanded
-  likelihood, given the other's mean; those of one call together (`rove.mixed.updating`).
+  likelihood, given the other's mean (`rove.mixed.updating`).
 - Refits happen at geometric times (x `GROWTH`), so their work stays in proportion to the trials.
 - `deviations` are of what one user's exploring teaches all others of the items' effects
   (`rove.mixed.teaching`). What is not known of the user alone does not count, since few users stay
@@ -22,6 +22,7 @@ Shapes: B requests, S candidates, J items, E embedding, Q context; others as in 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,19 +32,17 @@ from rove.mixed.contexts import ContextScale
 from rove.mixed.effects import Array, Codes
 from rove.mixed.fitting import Catalogue, Fitted, Prior, default_prior, fit
 from rove.mixed.forgetting import Fading
-from rove.mixed.links import Kind, expansion, expectation, link_of, within_reach
+from rove.mixed.links import CODE, REACH, Kind, expectation, link_of
 from rove.mixed.past import Past
-from rove.mixed.teaching import teaching_deviation
+from rove.mixed.teaching import effects_of, teaching_deviation
 from rove.mixed.trials import Trials
-from rove.mixed.updating import condition, condition_one
+from rove.mixed.updating import learn
 
 Vectors = npt.NDArray[np.float32]
 
 GROWTH = 1.3
 FIRST_FIT = 10
 FIRST_SWEEPS = 8
-CHUNK = 64
-"""Trials whose likelihood is expanded at the same means."""
 
 
 class MixedLearner:
@@ -94,18 +93,17 @@ class MixedLearner:
             return np.zeros(items_BS.shape), np.ones(items_BS.shape)
         theta_BD = self._thetas(users_B) if _largest(users_B) >= 0 else None
         z_BP = self._entries(context_BQ, len(users_B), theta_BD)
-        mean_BS = np.matmul(self._beta_JP.take(items_BS, 0), z_BP[:, :, None])[:, :, 0]
+        items_BS = np.ascontiguousarray(items_BS, np.int64)
+        mean_BS = effects_of(self._beta_JP, items_BS, z_BP)
         num_taste = self._catalogue.taste_JF.shape[1]
         if num_taste and theta_BD is not None:
-            taste_BSF = self._catalogue.taste_JF[items_BS]
-            mean_BS += np.matmul(taste_BSF, theta_BD[:, 1 : 1 + num_taste, None])[:, :, 0]
+            own_BF = np.ascontiguousarray(theta_BD[:, 1 : 1 + num_taste])
+            mean_BS += effects_of(self._catalogue.taste_JF, items_BS, own_BF)
         past_BSX = self._past.read(users_B, items_BS)
         if past_BSX is not None:
             mean_BS += past_BSX @ self._fitted.past_X
-        covariance_BSPP = self._covariance_JPP.take(items_BS, 0)
-        if z_BP.shape[1] == 1:
-            return mean_BS, np.sqrt(np.maximum(covariance_BSPP[:, :, 0, 0], 1e-12))
-        return mean_BS, teaching_deviation(covariance_BSPP, z_BP, self._fitted.others_PP)
+        others_PP = self._fitted.others_PP
+        return mean_BS, teaching_deviation(self._covariance_JPP, items_BS, z_BP, others_PP)
 
     def expected(self, predictor: Array) -> Array:
         """Return the rewards that predictors stand for."""
@@ -140,7 +138,7 @@ class MixedLearner:
         if len(rows) == 0:
             return
         kind = self._kind or link_of(rows.means)
-        start = self._fitted if self._fitted and self._fitted.kind == kind else None
+        start = self._now_fitted() if self._fitted and self._fitted.kind == kind else None
         deviation = max(float(rows.means.std()), 1e-6)
         num_taste = self._catalogue.taste_JF.shape[1]
         prior = self._prior or default_prior(
@@ -170,6 +168,13 @@ class MixedLearner:
         self._fading_items.restart(self._now)
         self._fading_users.restart(self._now)
         self._next_fit = max(len(self.trials) + 1, int(GROWTH * len(self.trials)))
+
+    def _now_fitted(self) -> Fitted:
+        """Return the last fit with the means of now."""
+        assert self._fitted is not None
+        items = replace(self._fitted.items, mean_JP=self._beta_JP)
+        users = replace(self._fitted.users, mean_ID=self._theta_ID.astype(np.float64))
+        return replace(self._fitted, items=items, users=users)
 
     def _has_faded(self) -> bool:
         if self._fitted is None or self.trials.half_life is None:
@@ -223,20 +228,29 @@ class MixedLearner:
         context_nQ: Vectors | None,
         known_n: Array,
     ) -> None:
-        """Move items and users, given the other's mean, by chunks expanded where they begin."""
+        """Move items and users, given the other's mean."""
+        fitted = self._fitted
+        assert fitted is not None
         self._grow()
         if self.trials.half_life is not None:
             self._fade(users_n, items_n)
-        if len(users_n) == 1:
-            z_P = self._entries(context_nQ, 1, None)[0]
-            self._learn(int(items_n[0]), int(users_n[0]), z_P, float(rewards_n[0]), known_n.item())
-            return
-        z_nC = self._entries(context_nQ, len(users_n), None)[:, : self._width]
-        for first in range(0, len(users_n), CHUNK):
-            rows = slice(first, first + CHUNK)
-            self._learn_many(
-                users_n[rows], items_n[rows], rewards_n[rows], z_nC[rows], known_n[rows]
-            )
+        z_nP = self._entries(context_nQ, len(users_n), None)
+        learn(
+            self._beta_JP,
+            self._covariance_JPP,
+            self._theta_ID,
+            self._theta_covariance,
+            np.ascontiguousarray(users_n, np.int64),
+            np.ascontiguousarray(items_n, np.int64),
+            np.ascontiguousarray(rewards_n, np.float64),
+            np.ascontiguousarray(z_nP[:, : self._width]),
+            self._catalogue.taste_JF,
+            known_n,
+            fitted.dispersion_J,
+            CODE[fitted.kind],
+            fitted.centre - REACH[fitted.kind],
+            fitted.centre + REACH[fitted.kind],
+        )
 
     def _fade(self, users_n: Codes, items_n: Codes) -> None:
         fitted = self._fitted
@@ -245,46 +259,6 @@ class MixedLearner:
         self._fading_items.widen(self._covariance_JPP, items_n, self._now, most)
         most = float(np.trace(fitted.users.population_DD))
         self._fading_users.widen(self._theta_covariance, users_n, self._now, most)
-
-    def _learn_many(
-        self, users_n: Codes, items_n: Codes, rewards_n: Array, z_nC: Array, known_n: Array
-    ) -> None:
-        fitted = self._fitted
-        assert fitted is not None
-        width, taste_nF = z_nC.shape[1], self._catalogue.taste_JF[items_n]
-        beta_nP, theta_nD = self._beta_JP[items_n], self._thetas(users_n)
-        h_nD = np.hstack([np.ones((len(items_n), 1)), taste_nF, beta_nP[:, width:]])
-        z_nP = np.hstack([z_nC, theta_nD[:, 1 + taste_nF.shape[1] :]])
-        eta_n = np.einsum("np,np->n", beta_nP[:, :width], z_nC)
-        eta_n += np.einsum("nd,nd->n", h_nD, theta_nD) + known_n
-        expanded_n = within_reach(fitted.kind, eta_n, fitted.centre)
-        mean_n, slope_n = expectation(fitted.kind, expanded_n)
-        error_n = expanded_n + (rewards_n - mean_n) / slope_n - eta_n
-        weight_n = slope_n / fitted.dispersion_J[items_n]
-        condition(self._beta_JP, self._covariance_JPP, items_n, z_nP, weight_n, error_n)
-        known = np.flatnonzero(users_n >= 0)
-        if len(known):
-            users = users_n[known], h_nD[known], weight_n[known], error_n[known]
-            condition(self._theta_ID, self._theta_covariance, *users)
-
-    def _learn(self, item: int, user: int, z_P: Array, reward: float, known: float) -> None:
-        """Move one item and its user; `z_P` comes without the user's factors."""
-        fitted = self._fitted
-        assert fitted is not None
-        beta, theta, h_D = self._beta_JP[item], None, None
-        eta = float(beta @ z_P) + known
-        if user >= 0:
-            theta, width = self._theta_ID[user], self._width
-            taste_F = self._catalogue.taste_JF[item]
-            h_D = np.concatenate([[1.0], taste_F, beta[width:]])
-            z_P[width:] = theta[1 + len(taste_F) :]
-            eta += float(h_D @ theta)
-        expanded, mean, slope = expansion(fitted.kind, eta, fitted.centre)
-        error = expanded + (reward - mean) / slope - eta
-        weight = slope / float(fitted.dispersion_J[item])
-        condition_one(beta, self._covariance_JPP[item], z_P, weight, error)
-        if theta is not None and h_D is not None:
-            condition_one(theta, self._theta_covariance[user], h_D, weight, error)
 
 
 def _largest(users_n: Codes) -> int:
@@ -309,6 +283,6 @@ def _catalogue(
     components /= np.sqrt(np.square(components).sum(1).mean())
     return Catalogue(
         map_JG=np.hstack([ones, components]),
-        taste_JF=components[:, :num_taste],
+        taste_JF=np.ascontiguousarray(components[:, :num_taste]),
         groups_J=groups_J,
     )

@@ -13,13 +13,17 @@ for rewards that are only ever 0 or 1 it is 1.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from rove.compiled import inlined
+
 Array = npt.NDArray[np.float64]
 Kind = Literal["identity", "logit", "log"]
+CODE: Final[dict[Kind, int]] = {"identity": 0, "logit": 1, "log": 2}
+"""Of a kind, for what is compiled."""
 
 REACH = {"identity": np.inf, "logit": 4.0, "log": 4.0}
 """How far from the overall mean's predictor the likelihood is expanded: further out its slope
@@ -46,12 +50,13 @@ def expectation(kind: Kind, eta: Array) -> tuple[Array, Array]:
     return mean, mean
 
 
-def expansion(kind: Kind, eta: float, centre: float) -> tuple[float, float, float]:
+@inlined
+def expansion(code: int, eta: float, low: float, high: float) -> tuple[float, float, float]:
     """Return, of one predictor, where it is expanded, the expected reward and the slope there."""
-    if kind == "identity":
+    if code == 0:
         return eta, eta, 1.0
-    expanded = min(max(eta, centre - REACH[kind]), centre + REACH[kind])
-    if kind == "logit":
+    expanded = min(max(eta, low), high)
+    if code == 1:
         mean = 1.0 / (1.0 + math.exp(-expanded))
         return expanded, mean, mean * (1.0 - mean)
     mean = math.exp(expanded)

@@ -16,23 +16,50 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rove.mixed.variances import Array
+from rove.compiled import compiled
+
+Array = npt.NDArray[np.float64]
 
 _LEAST = 1e-12
 
 
+@compiled("f8[:,::1](f4[:,:,::1], i8[:,::1], f8[:,::1], f8[:,::1])")
 def teaching_deviation(
-    covariance_BSPP: npt.NDArray[np.floating],
-    z_BP: npt.NDArray[np.floating],
-    others_PP: npt.NDArray[np.floating],
+    covariance_JPP: npt.NDArray[np.float32],
+    items_BS: npt.NDArray[np.int64],
+    z_BP: Array,
+    others_PP: Array,
 ) -> Array:
-    """Return d, (B, S)."""
-    if len(z_BP) == 1:  # the same with fewer calls
-        half_SP = covariance_BSPP[0] @ z_BP[0]
-        taught_S = np.add.reduce((half_SP @ others_PP) * half_SP, axis=1)
-        share_S = np.maximum(taught_S / np.maximum(half_SP @ z_BP[0], _LEAST), _LEAST)
-        return np.asarray(np.sqrt(share_S)[None])
-    half_BSP = np.matmul(covariance_BSPP, z_BP[:, None, :, None])[..., 0]
-    own_BS = np.matmul(half_BSP, z_BP[:, :, None])[:, :, 0]
-    taught_BS = np.einsum("bsp,bsp->bs", np.matmul(half_BSP, others_PP), half_BSP)
-    return np.asarray(np.sqrt(np.maximum(taught_BS / np.maximum(own_BS, _LEAST), _LEAST)))
+    """Return d of the candidates of each request, (B, S)."""
+    num_effects = z_BP.shape[1]
+    deviation_BS = np.empty(items_BS.shape)
+    half_P, other_P = np.empty(num_effects), np.empty(num_effects)
+    for b in range(items_BS.shape[0]):
+        for s in range(items_BS.shape[1]):
+            covariance_PP = covariance_JPP[items_BS[b, s]]
+            half_P[:] = 0.0
+            for q in range(num_effects):
+                for p in range(num_effects):
+                    half_P[p] += covariance_PP[q, p] * z_BP[b, q]
+            other_P[:] = 0.0
+            for q in range(num_effects):
+                for p in range(num_effects):
+                    other_P[p] += others_PP[q, p] * half_P[q]
+            own = taught = 0.0
+            for p in range(num_effects):
+                own += half_P[p] * z_BP[b, p]
+                taught += half_P[p] * other_P[p]
+            deviation_BS[b, s] = np.sqrt(max(taught / max(own, _LEAST), _LEAST))
+    return deviation_BS
+
+
+@compiled("f8[:,::1](f8[:,::1], i8[:,::1], f8[:,::1])")
+def effects_of(effect_JP: Array, items_BS: npt.NDArray[np.int64], z_BP: Array) -> Array:
+    """Return the products of the candidates' effects with their requests' inputs, (B, S)."""
+    product_BS = np.zeros(items_BS.shape)
+    for b in range(items_BS.shape[0]):
+        for s in range(items_BS.shape[1]):
+            item = items_BS[b, s]
+            for p in range(z_BP.shape[1]):
+                product_BS[b, s] += effect_JP[item, p] * z_BP[b, p]
+    return product_BS

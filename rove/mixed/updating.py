@@ -1,113 +1,112 @@
-"""Condition many Gaussian effects on many trials at once: the update between refits.
+"""Move items and users by the trials that come between refits, one trial after the other.
 
-Group g holds effects N(m, C). Its trials y = h . effects + noise of precision w turn them into
+An item's effects N(m, C) see a trial as y = z . effects + noise of precision w, with the
+likelihood expanded at its predictor (`rove.mixed.links`) and the user's mean taken as known:
 
-    A = sum w h h',  C' = (I + C A)^-1 C,  m' = m + C' sum w h (y - h . m)
+    p = C z,  g = w / (1 + w z . p),  m' = m + g (y - z . m) p,  C' = C - g p p'
 
-which is what one rank-one update a trial would come to, in any order.
+and the user's effects likewise, the item's mean taken as known.
 
-- Groups are solved together. Where no group has more than `MAX_RANK_ONE` trials, their rank-one
-  updates go in rounds instead: C w h h' C / (1 + w h' C h) of one trial each.
-- Kept in the arrays' own precision, solved in float64.
+- Kept in float32, computed in float64. Rounding a covariance of P effects to float32 could make it
+  indefinite; the diagonal is widened by P 2^-24 of itself each time, which is more than rounding
+  can take away.
 
-Shapes: n trials, G groups, P effects.
+Shapes: n trials, J items, I users, C fixed inputs, K factors, P = C + K, F taste, D = 1 + F + K.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
+from rove.compiled import compiled, inlined
+from rove.mixed.links import expansion
+
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
-
-MAX_RANK_ONE = 3
-
-
-def condition(
-    mean_GP: npt.NDArray[np.floating],
-    covariance_GPP: npt.NDArray[np.floating],
-    group_n: Codes,
-    h_nP: Array,
-    weight_n: Array,
-    error_n: Array,
-) -> None:
-    """Move the groups' means and covariances, in place; `error_n` is y - h . m before."""
-    order = np.argsort(group_n, kind="stable")
-    sorted_n = group_n[order]
-    first_g = np.flatnonzero(np.concatenate([[True], sorted_n[1:] != sorted_n[:-1]]))
-    size_g = np.diff(first_g, append=len(order))
-    if size_g.max() > MAX_RANK_ONE:
-        h_nP, weight_n, error_n = h_nP[order], weight_n[order], error_n[order]
-        _solve(mean_GP, covariance_GPP, sorted_n[first_g], first_g, size_g, h_nP, weight_n, error_n)
-        return
-    before_nP = None if size_g.max() == 1 else mean_GP[group_n].astype(np.float64)
-    for place in range(int(size_g.max())):
-        rows = order[first_g[size_g > place] + place]
-        left_n = error_n[rows]
-        if before_nP is not None:
-            moved_nP = mean_GP[group_n[rows]] - before_nP[rows]
-            left_n = left_n - np.einsum("np,np->n", h_nP[rows], moved_nP)
-        _rank_one(mean_GP, covariance_GPP, group_n[rows], h_nP[rows], weight_n[rows], left_n)
+Vectors = npt.NDArray[np.float32]
 
 
-def condition_one(
+@inlined
+def _condition(
     mean_P: npt.NDArray[np.floating],
     covariance_PP: npt.NDArray[np.floating],
     h_P: Array,
     weight: float,
     error: float,
+    pull_P: Array,
 ) -> None:
-    """Move one mean and covariance by one trial, in place; `error` is y - h . m before."""
-    pull_P = covariance_PP @ h_P
-    gain = weight / (1.0 + weight * float(h_P @ pull_P))
-    mean_P += (gain * error) * pull_P
-    covariance_PP -= (gain * pull_P)[:, None] * pull_P
+    """Move one mean and covariance in place; `error` is y - h . m before, `pull_P` scratch."""
+    size = len(h_P)
+    pull_P[:size] = 0.0
+    for q in range(size):
+        for p in range(size):
+            pull_P[p] += covariance_PP[q, p] * h_P[q]
+    own = 0.0
+    for p in range(size):
+        own += h_P[p] * pull_P[p]
+    gain = weight / (1.0 + weight * own)
+    root = math.sqrt(gain)
+    for p in range(size):
+        mean_P[p] += gain * error * pull_P[p]
+        pull_P[p] *= root
+    for q in range(size):
+        for p in range(size):
+            covariance_PP[q, p] -= pull_P[q] * pull_P[p]
+        covariance_PP[q, q] *= 1.0 + size * 2.0**-24
 
 
-def _rank_one(
-    mean_GP: npt.NDArray[np.floating],
-    covariance_GPP: npt.NDArray[np.floating],
-    group_g: Codes,
-    h_gP: Array,
-    weight_g: Array,
-    error_g: Array,
+_SIGNATURE = (
+    "void(f8[:,::1], f4[:,:,::1], f4[:,::1], f4[:,:,::1], "
+    "i8[::1], i8[::1], f8[::1], f8[:,::1], f8[:,::1], f8[::1], f8[::1], i8, f8, f8)"
+)
+
+
+@compiled(_SIGNATURE)
+def learn(
+    beta_JP: Array,
+    beta_covariance_JPP: Vectors,
+    theta_ID: Vectors,
+    theta_covariance_IDD: Vectors,
+    users_n: Codes,
+    items_n: Codes,
+    rewards_n: Array,
+    z_nC: Array,
+    taste_JF: Array,
+    known_n: Array,
+    dispersion_J: Array,
+    code: int,
+    low: float,
+    high: float,
 ) -> None:
-    covariance_gPP = covariance_GPP[group_g]
-    pull_gP = np.matmul(covariance_gPP, h_gP[:, :, None])[:, :, 0]
-    gain_g = weight_g / (1.0 + weight_g * np.einsum("gp,gp->g", h_gP, pull_gP))
-    mean_GP[group_g] += (gain_g * error_g)[:, None] * pull_gP
-    scaled_gP = (pull_gP * np.sqrt(gain_g)[:, None]).astype(covariance_GPP.dtype)
-    covariance_gPP -= scaled_gP[:, :, None] * scaled_gP[:, None, :]
-    covariance_GPP[group_g] = covariance_gPP
+    """Move items and users by n trials in place; a user of -1 is not known.
 
-
-def _solve(
-    mean_GP: npt.NDArray[np.floating],
-    covariance_GPP: npt.NDArray[np.floating],
-    group_g: Codes,
-    first_g: npt.NDArray[np.intp],
-    size_g: npt.NDArray[np.intp],
-    h_nP: Array,
-    weight_n: Array,
-    error_n: Array,
-) -> None:
-    """Condition by the sums of trials that lie together, group by group."""
-    num_effects = h_nP.shape[1]
-    weighted_nP = h_nP * weight_n[:, None]
-    pull_gP = np.add.reduceat(weighted_nP * error_n[:, None], first_g)
-    if len(first_g) * size_g.max() <= 4 * len(h_nP):  # about even: one product of padded rows
-        longest = int(size_g.max())
-        place_n = np.arange(len(h_nP)) - np.repeat(first_g, size_g)
-        group_n = np.repeat(np.arange(len(first_g)), size_g)
-        padded_gnP = np.zeros((len(first_g), longest, num_effects))
-        padded_gnP[group_n, place_n] = np.sqrt(weight_n)[:, None] * h_nP
-        precision_gPP = np.matmul(padded_gnP.transpose(0, 2, 1), padded_gnP)
-    else:
-        precision_gPP = np.add.reduceat(weighted_nP[:, :, None] * h_nP[:, None, :], first_g)
-    covariance_gPP = covariance_GPP[group_g].astype(np.float64)
-    grown_gPP = np.eye(num_effects) + np.matmul(covariance_gPP, precision_gPP)
-    new_gPP = np.linalg.solve(grown_gPP, covariance_gPP)
-    new_gPP = (new_gPP + new_gPP.transpose(0, 2, 1)) / 2.0
-    mean_GP[group_g] += np.matmul(new_gPP, pull_gP[:, :, None])[:, :, 0]
-    covariance_GPP[group_g] = new_gPP
+    `z_nC`: [1, c]; `known_n`: what the pair's past adds to the predictor; `code`: of the link;
+    `low`, `high`: where the likelihood is expanded.
+    """
+    width, own = z_nC.shape[1], 1 + taste_JF.shape[1]
+    num_factors = beta_JP.shape[1] - width
+    z_P, h_D = np.zeros(width + num_factors), np.ones(own + num_factors)
+    pull = np.empty(max(len(z_P), len(h_D)))
+    for n in range(len(items_n)):
+        item, user = items_n[n], users_n[n]
+        eta = known_n[n]
+        for c in range(width):
+            z_P[c] = z_nC[n, c]
+            eta += beta_JP[item, c] * z_P[c]
+        z_P[width:] = 0.0
+        if user >= 0:
+            h_D[1:own] = taste_JF[item]
+            h_D[own:] = beta_JP[item, width:]
+            for k in range(num_factors):
+                z_P[width + k] = theta_ID[user, own + k]
+            for d in range(len(h_D)):
+                eta += h_D[d] * theta_ID[user, d]
+        expanded, mean, slope = expansion(code, eta, low, high)
+        error = expanded + (rewards_n[n] - mean) / slope - eta
+        weight = slope / dispersion_J[item]
+        _condition(beta_JP[item], beta_covariance_JPP[item], z_P, weight, error, pull)
+        if user >= 0:
+            _condition(theta_ID[user], theta_covariance_IDD[user], h_D, weight, error, pull)

@@ -80,7 +80,7 @@ class ShownScorer(Scores[ShownUser, ShownTaste, None]):
         self._rewards = rewards
         self._reader, self._scale = model.reader, model.scale
         self._num_own = model.num_taste
-        self._others_PP = model.others_PP.astype(np.float32)
+        self._others_PP = np.array(model.others_PP)  # a release's own is read-only
 
     def features(self, trials: Sequence[Trial], rows: Rows, pair_n3: Array) -> Features:
         """Return what trials have of their items (rows of the index), contexts and pairs (n, 3)."""
@@ -185,9 +185,9 @@ class ShownScorer(Scores[ShownUser, ShownTaste, None]):
 
     def deviations(self, part: None, user: ShownUser, taste: ShownTaste, rows: Rows) -> Vectors:
         """Return the standard deviation of some rows' predictors, (n,)."""
-        z_1P = taste.z_P[None].astype(np.float32)
-        covariance_1nPP = self.items.covariance_JPP[rows][None]
-        deviation_1n = teaching_deviation(covariance_1nPP, z_1P, self._others_PP)
+        rows_1n = np.ascontiguousarray(rows, np.int64)[None]
+        covariance_JPP, z_1P = self.items.covariance_JPP, taste.z_P[None]
+        deviation_1n = teaching_deviation(covariance_JPP, rows_1n, z_1P, self._others_PP)
         return np.asarray(deviation_1n[0], np.float32)
 
     def rough_deviations(

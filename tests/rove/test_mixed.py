@@ -13,7 +13,16 @@ from rove.errors import InvalidInput
 from rove.mixed.contexts import ContextScale
 from rove.mixed.effects import ItemVariances, gather, solve_items, solve_users
 from rove.mixed.learner import MixedLearner
-from rove.mixed.links import Kind, expansion, expectation, link_of, predictor, within_reach
+from rove.mixed.links import (
+    CODE,
+    REACH,
+    Kind,
+    expansion,
+    expectation,
+    link_of,
+    predictor,
+    within_reach,
+)
 from rove.mixed.trials import Trials
 
 Array = npt.NDArray[np.float64]
@@ -271,4 +280,5 @@ def test_a_reward_that_is_no_number_is_refused() -> None:
 def test_one_predictor_is_expanded_as_many_are(kind: Kind, eta: float) -> None:
     many = within_reach(kind, np.array([eta]), 0.5)
     mean_n, slope_n = expectation(kind, many)
-    assert expansion(kind, eta, 0.5) == pytest.approx((many[0], mean_n[0], slope_n[0]))
+    low, high = 0.5 - REACH[kind], 0.5 + REACH[kind]
+    assert expansion(CODE[kind], eta, low, high) == pytest.approx((many[0], mean_n[0], slope_n[0]))
