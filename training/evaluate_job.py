@@ -1,0 +1,308 @@
+"""Measure rankings on held-out visits, and write `report.md` and `figures.json`.
+
+    rove.evaluation      split, peers, measures
+    training.evaluate    the command
+
+What is measured is how good a model is that learnt from the past only: a release lends its language
+model, everything else is learnt anew from the past. Its adapter may have seen what it is measured
+on; the report says so.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rove.baselines.base import Baseline
+from rove.behaviour import Behaviour
+from rove.catalogue import Item
+from rove.config import Config, EncoderSection
+from rove.encoder import Encoder
+from rove.errors import ConfigError, DataError, InvalidInput, NotFound, StoreUnavailable
+from rove.evaluation import tables
+from rove.evaluation.learned import LearnedRanking
+from rove.evaluation.measuring import Result, measure
+from rove.evaluation.peers import PEERS, Peers, fit_peers
+from rove.evaluation.slices import HISTORIES
+from rove.evaluation.split import Split
+from rove.learning import learn
+from rove.ledger.load import rewarded
+from rove.ledger.scan import all_interactions
+from rove.model import Vectors
+from rove.readers import read_catalogue, read_interactions
+from rove.release import Release
+from rove.rewards import RewardMap
+from training.report import Line, Plot, Report
+
+FIGURES = "figures.json"
+FROZEN, ADAPTED = "Rove, frozen encoder", "Rove, adapted encoder"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command was asked for, besides the configuration."""
+
+    from_ledger: bool = False
+    releases: tuple[str, ...] = ()
+    """Folders or ids."""
+    cold_share: float = 0.0
+    live: bool = False
+    max_visits: int | None = None
+    peers: tuple[str, ...] | None = None
+    seed: int = 0
+    output: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reader:
+    """A language model that items are read with."""
+
+    name: str
+    section: EncoderSection
+    learnt_until_s: float | None = None
+    """Time of the latest interaction that its adapter may have seen."""
+
+
+def run(config: Config, request: Request) -> Path:
+    """Measure, write, and return the folder of the report."""
+    started = time.perf_counter()
+    if request.max_visits is not None and request.max_visits < 1:
+        raise InvalidInput(f"--visits must be at least 1, got {request.max_visits}")
+    readers = list(_readers(config, request))
+    output = _folder(config, request)
+    items = _items(config)
+    behaviour = _behaviour(config, items, request.from_ledger)
+    split = Split.in_time(
+        behaviour,
+        np.random.default_rng(request.seed),
+        share=config.training.holdout_share,
+        cold_share=request.cold_share,
+        max_requests=request.max_visits,
+    )
+    _say(
+        f"{len(split.past):,} interactions to learn from, {len(split.requests):,} later visits, "
+        f"{int(split.cold_J.sum()):,} of {split.num_items:,} items are cold"
+    )
+    embeddings, remarks = _embeddings(items, readers, split)
+    names = PEERS if request.peers is None else request.peers
+    peers = fit_peers(
+        split, embeddings[FROZEN], names, seed=request.seed, live=request.live, say=_say
+    )
+    rove = _learned(split, embeddings, config)
+    result = measure(
+        split,
+        {**peers.rivals, **rove},
+        rates=list(rove),
+        live=request.live,
+        seed=request.seed,
+        say=_say,
+    )
+    remarks += [f"{name}: left out: {why}" for name, why in peers.missing.items()]
+    _write(config, request, output, result, peers, remarks, time.perf_counter() - started)
+    return output
+
+
+def _readers(config: Config, request: Request) -> Iterator[_Reader]:
+    yield _Reader(name=FROZEN, section=config.encoder.model_copy(update={"adapter": None}))
+    if config.encoder.adapter is not None:
+        yield _Reader(name=ADAPTED, section=config.encoder)
+    for named in request.releases:
+        release = Release.open(_release_folder(config.releases.path, named))
+        yield _Reader(
+            name=f"Rove, encoder of release {release.id}",
+            section=config.encoder.model_copy(
+                update={"model": str(release.encoder_folder), "adapter": None}
+            ),
+            learnt_until_s=release.as_of_s,
+        )
+
+
+def _release_folder(releases: Path, named: str) -> Path:
+    for folder in (Path(named), releases / named):
+        if (folder / "release.yaml").is_file():
+            return folder
+    known = sorted(path.parent.name for path in releases.glob("*/release.yaml"))
+    raise NotFound(
+        f"there is no release {named!r}: neither a folder of that name nor one in {releases}, "
+        f"which has {', '.join(known) or 'none'}"
+    )
+
+
+def _folder(config: Config, request: Request) -> Path:
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = request.output or Path("outputs") / "evaluate" / f"{config.name}-{now}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"{folder}: cannot be written: {error}") from None
+    return folder
+
+
+def _items(config: Config) -> list[Item]:
+    if config.data is None:
+        raise ConfigError("data.catalogue is missing; say which files hold the catalogue")
+    items, report = read_catalogue(config.data.catalogue)
+    _say("\n".join(report.lines()))
+    if not items:
+        raise DataError(f"{config.data.catalogue.path}: no usable item; see the report above")
+    return items
+
+
+def _behaviour(config: Config, items: Sequence[Item], from_ledger: bool) -> Behaviour:
+    rows = {item.item_id: row for row, item in enumerate(items)}
+    if from_ledger:
+        return Behaviour.from_batches(all_interactions(config.store), rows)
+    source = config.data.interactions if config.data else None
+    if source is None:
+        raise ConfigError(
+            "data.interactions is missing; say which files hold the history, or use --ledger"
+        )
+    table, report = read_interactions(source)
+    _say("\n".join(report.lines()))
+    return Behaviour.from_batches([rewarded(table, RewardMap.from_config(config.rewards))], rows)
+
+
+def _embeddings(
+    items: Sequence[Item], readers: Sequence[_Reader], split: Split
+) -> tuple[dict[str, Vectors], list[str]]:
+    """Read the items with every language model that differs from those before."""
+    found: dict[str, Vectors] = {}
+    names: dict[str, str] = {}
+    remarks = []
+    cut_s = float(split.future.timestamps.min())
+    for reader in readers:
+        start = time.perf_counter()
+        encoder = Encoder.load(reader.section)
+        if encoder.name in names:
+            remarks.append(f"{reader.name}: the same language model as {names[encoder.name]}")
+            continue
+        names[encoder.name] = reader.name
+        found[reader.name] = encoder.encode([item.text for item in items])
+        _say(f"{reader.name}: {len(items):,} items in {time.perf_counter() - start:.1f} s")
+        if reader.name == ADAPTED or (reader.learnt_until_s or -np.inf) >= cut_s:
+            remarks.append(
+                f"{reader.name}: what it was adapted to may hold visits and cold items that are "
+                "measured here; to be sure, adapt on the past alone"
+            )
+    if len(found) == 1 and len(readers) == 1:
+        remarks.append(
+            f"{ADAPTED}: left out: encoder.adapter is not set; set it to the folder that "
+            "training.adapt wrote, or name a --release"
+        )
+    for remark in remarks:
+        _say(remark)
+    return found, remarks
+
+
+def _learned(
+    split: Split, embeddings: Mapping[str, Vectors], config: Config
+) -> dict[str, Baseline]:
+    rivals: dict[str, Baseline] = {}
+    for name, embeddings_JE in embeddings.items():
+        start = time.perf_counter()
+        learned = learn(split.past, embeddings_JE, config.training)
+        rivals[name] = LearnedRanking(learned, split.past)
+        _say(f"{name}: learnt in {time.perf_counter() - start:.1f} s")
+    return rivals
+
+
+def _write(
+    config: Config,
+    request: Request,
+    output: Path,
+    result: Result,
+    peers: Peers,
+    remarks: Sequence[str],
+    duration_s: float,
+) -> None:
+    reference = list(result.answers)[-1]
+    figures = {of.name: tables.slice_table(result, of, reference) for of in result.slices}
+    whole = figures[result.slices[0].name]
+    for head, rows in (whole,):
+        _say("\n".join("  ".join(f"{cell:26}" for cell in row[:4]) for row in (head, *rows)))
+    report = Report(
+        title=f"Evaluation of {config.name}",
+        results=_results(result, request, remarks, duration_s),
+        plot=_plot(result),
+        tables={
+            **{tables.heading(of): figures[of.name] for of in result.slices},
+            "Predicted and taken": tables.reliability_table(result),
+            "How peers were set": (
+                ("", "settings"),
+                [
+                    (name, ", ".join(f"{key} {value:g}" for key, value in settings.items()))
+                    for name, settings in peers.settings.items()
+                    if settings
+                ],
+            ),
+        },
+        settings={
+            "training.holdout_share": config.training.holdout_share,
+            "cold share": request.cold_share,
+            "live": request.live,
+            "seed": request.seed,
+            "encoder.model": config.encoder.model,
+            "encoder.adapter": config.encoder.adapter,
+            "releases": ", ".join(request.releases),
+        },
+    )
+    path = report.write(output)
+    config.write(output)
+    figures_of_all = {
+        **tables.numbers(result),
+        "settings": peers.settings,
+        "remarks": list(remarks),
+        "seed": request.seed,
+        "cold_share": request.cold_share,
+        "live": request.live,
+        "duration_s": duration_s,
+    }
+    (output / FIGURES).write_text(json.dumps(figures_of_all, indent=1) + "\n", "utf-8")
+    _say(f"measured in {duration_s:.0f} s: {path}, {output / FIGURES}")
+
+
+def _results(
+    result: Result, request: Request, remarks: Sequence[str], duration_s: float
+) -> list[tuple[str, str]]:
+    split = result.split
+    cut = datetime.datetime.fromtimestamp(float(split.future.timestamps.min()), datetime.UTC)
+    seen = "observe each visit afterwards" if request.live else "do not learn from later visits"
+    return [
+        ("learnt from", f"{len(split.past):,} interactions before {cut:%Y-%m-%d %H:%M} UTC"),
+        ("measured on", f"{len(split.requests):,} later visits; rivals {seen}"),
+        ("items", f"{split.num_items:,}, of which {int(split.cold_J.sum()):,} cold"),
+        ("ranked", "everything new to the user, no samples; 95 % intervals resample users"),
+        ("calibration", "predicted over taken, 1 is right; n/a: scores without a scale"),
+        ("time", f"{duration_s:.0f} s"),
+        *(("remark", remark) for remark in remarks),
+    ]
+
+
+def _plot(result: Result) -> Plot:
+    """NDCG@10 by what is known of the user."""
+    of_history = [of for of in result.slices if of.name in HISTORIES]
+    place = {name: number for number, name in enumerate(HISTORIES)}
+    lines = [
+        Line(
+            label=rival,
+            x=[place[of.name] for of in of_history],
+            y=[float(result.values(rival, of, "NDCG@10").mean()) for of in of_history],
+        )
+        for rival in result.answers
+    ]
+    return Plot(
+        file="histories.svg",
+        alt="NDCG@10 by how many items are known of the user",
+        x="items known of the user: 0, 1-2, 3-10, more",
+        panels={"NDCG@10": lines},
+    )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
