@@ -23,6 +23,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from rove.compiled import compiled
 from rove.mixed.variances import Array
 
 Codes = npt.NDArray[np.int64]
@@ -83,12 +84,8 @@ class Past:
         return past_features(before_nX) if before_nX.any() else before_nX
 
     def _count(self, items_n: Codes, rewards_n: Array) -> None:
-        if len(items_n) == 1:
-            self._num_J[items_n[0]] += 1.0
-            self._sum_J[items_n[0]] += rewards_n[0]
-            return
-        np.add.at(self._num_J, items_n, 1.0)
-        np.add.at(self._sum_J, items_n, rewards_n)
+        items_n = np.ascontiguousarray(items_n, np.int64)
+        _count(self._num_J, self._sum_J, items_n, np.ascontiguousarray(rewards_n, np.float64))
 
     def read(self, users_B: Codes, items_BS: Codes) -> Array | None:
         """Return the numbers of candidates, (B, S, X); None where nobody has a past."""
@@ -118,6 +115,13 @@ class Past:
             self._table = np.vstack([self._table, np.zeros_like(self._table)])
         self._size += 1
         return self._size - 1
+
+
+@compiled("void(f8[::1], f8[::1], i8[::1], f8[::1])")
+def _count(num_J: Array, sum_J: Array, items_n: Codes, rewards_n: Array) -> None:
+    for n in range(len(items_n)):
+        num_J[items_n[n]] += 1.0
+        sum_J[items_n[n]] += rewards_n[n]
 
 
 def past_features(table: Array) -> Array:
