@@ -224,6 +224,9 @@ class TrainingSection(Section):
     prior: Path | None = None
     """`feedback: shown`: the folder of another service's release (another tenant, another
     catalogue), whose variances and mean reward this one begins with."""
+    adapter: Literal["always", "if_better"] = "always"
+    """if_better: a release is read with `encoder.adapter` only if held-out visits
+    (`adapt.validation_share`) are then ranked better (NDCG@10) than without."""
     num_workers: Annotated[int, Field(ge=1)] = 1
     """Processes of Ray, of one CPU each, that share the work of `training.factorise` on the users;
     1: without Ray. The result is the same. Refits of a service, and what `feedback: shown` learns,

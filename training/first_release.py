@@ -4,6 +4,7 @@
     rove.encoder            texts -> embeddings
     rove.learning           embeddings and behaviour -> reward model
     training.parallel_fit   who learns: this process, or several
+    training.better         whether an adapter is worth having
     training.quality        held-out ranking quality beside popularity and ALS
 
 The reported quality is that of a model which saw nothing of the held-out part, not for its
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from rove.behaviour import Behaviour
 from rove.catalogue import Item
-from rove.config import Config
+from rove.config import Config, EncoderSection
 from rove.encoder import Encoder
 from rove.errors import ConfigError, DataError
 from rove.learning import Learned, learn
@@ -31,6 +32,7 @@ from rove.readers import read_catalogue, read_interactions
 from rove.release import NUM_INTERACTIONS, promote, write
 from rove.rewards import RewardMap
 from rove.user_blocks import Spread
+from training.better import compare
 from training.parallel_fit import spread_over
 from training.quality import Quality, measure
 
@@ -43,10 +45,8 @@ def run(config: Config, *, from_ledger: bool, with_report: bool) -> Path:
 
 def _run(config: Config, spread: Spread, *, from_ledger: bool, with_report: bool) -> Path:
     items = _items(config)
-    with _step(f"encoding {len(items):,} items"):
-        encoder = Encoder.load(config.encoder)
-        embeddings_JE = encoder.encode([item.text for item in items])
     behaviour = _behaviour(config, items, from_ledger)
+    encoder, embeddings_JE, choice = _read(items, behaviour, config, spread)
     quality = _quality(behaviour, embeddings_JE, config) if with_report else None
     with _step(f"learning from {len(behaviour):,} interactions"):
         learned = learn(behaviour, embeddings_JE, config.training, spread=spread)
@@ -61,7 +61,11 @@ def _run(config: Config, spread: Spread, *, from_ledger: bool, with_report: bool
             embeddings_JE,
             encoder=encoder.name,
             encoder_folder=Path(folder),
-            metrics={NUM_INTERACTIONS: len(behaviour), **(quality.metrics() if quality else {})},
+            metrics={
+                NUM_INTERACTIONS: len(behaviour),
+                **choice,
+                **(quality.metrics() if quality else {}),
+            },
         )
     config.write(releases / "runs" / release.name)
     promote(releases, release.name)
@@ -88,6 +92,31 @@ def _items(config: Config) -> list[Item]:
     if not items:
         raise DataError(f"{config.data.catalogue.path}: no usable item; see the report above")
     return items
+
+
+def _read(
+    items: Sequence[Item], behaviour: Behaviour, config: Config, spread: Spread
+) -> tuple[Encoder, Vectors, dict[str, float]]:
+    """Return the encoder, what it reads in the items, and the figures that chose it, if any did."""
+    encoder, embeddings_JE = _encoded(items, config.encoder)
+    if config.encoder.adapter is None or config.training.adapter == "always":
+        return encoder, embeddings_JE, {}
+    frozen = _encoded(items, config.encoder.model_copy(update={"adapter": None}))
+    with _step("comparing the model with the adapter and without"):
+        found = compare(behaviour, embeddings_JE, frozen[1], config, spread)
+    if found is None:
+        print("the adapter is not used: there is too little history to compare it on")
+        return *frozen, {}
+    print(found.line())
+    if not found.is_better:
+        encoder, embeddings_JE = frozen
+    return encoder, embeddings_JE, found.metrics()
+
+
+def _encoded(items: Sequence[Item], section: EncoderSection) -> tuple[Encoder, Vectors]:
+    with _step(f"encoding {len(items):,} items"):
+        encoder = Encoder.load(section)
+        return encoder, encoder.encode([item.text for item in items])
 
 
 def _behaviour(config: Config, items: Sequence[Item], from_ledger: bool) -> Behaviour:

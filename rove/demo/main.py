@@ -28,7 +28,8 @@ from rove.config import Config
 from rove.demo import plot, processes, report
 from rove.demo.frozen import rank_frozen
 from rove.demo.live import Live
-from rove.demo.processes import Server
+from rove.demo.processes import Job, Server
+from rove.demo.reading import SETTINGS, Reading, job, reading_of
 from rove.demo.replay import Traffic, replay
 from rove.demo.results import FROZEN, LEARNING, Results, make_rows, precisions, summary
 from rove.demo.rivals import Rivals, rank_rivals
@@ -68,8 +69,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     demo = _prepare(options)
-    _release(demo)
-    ranked, rivals = _compare(demo)
+    rivals, reading = _release(demo)
+    ranked = {**rivals.ranked, FROZEN: _rank_frozen(demo)}
     server = Server(demo.config, demo.config_path, demo.folder / "serve.log")
     keep = False
     try:
@@ -77,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
             server.wait_ready()
         slates, traffic = _replay(demo, server, ranked)
         ranked[LEARNING] = _codes(slates, demo.shop.item_ids)[demo.requests.baskets]
-        results = _results(demo, server, ranked, rivals, traffic)
+        results = _results(demo, server, ranked, rivals, reading, traffic)
         _show(demo, results)
         if options.json is not None:
             Path(options.json).write_bytes(msgspec.json.format(msgspec.json.encode(results)))
@@ -95,9 +96,10 @@ def _prepare(options: argparse.Namespace) -> _Demo:
         raise InvalidInput(f"--invoices must be at least 1, got {options.invoices}")
     folder = Path(options.folder)
     steps = Steps(Console())
-    config = Config.load(options.config, [*_FASTER, *options.overrides])
+    settings = [*_FASTER, *SETTINGS, *options.overrides]
+    config = Config.load(options.config, settings)
     processes.check_free(config)
-    for part in ("ledger", "frozen", "releases"):
+    for part in ("ledger", "frozen", "releases", "adapt"):
         shutil.rmtree(folder / part, ignore_errors=True)
     with steps.step("split", "cutting the shop's files in time"):
         shop = read_shop(config, options.invoices)
@@ -111,10 +113,10 @@ def _prepare(options: argparse.Namespace) -> _Demo:
     config = Config.load(
         options.config,
         [
-            *_FASTER,
-            *options.overrides,
+            *settings,
             f"data.interactions={json.dumps({'path': str(folder / 'history.parquet')})}",
             _store_at(folder / "ledger"),
+            f"adapt.path={json.dumps(str(folder / 'adapt'))}",
             f"releases.path={json.dumps(str(folder / 'releases'))}",
         ],
     )
@@ -128,26 +130,32 @@ def _prepare(options: argparse.Namespace) -> _Demo:
     )
 
 
-def _release(demo: _Demo) -> None:
-    path = str(demo.config_path)
-    with demo.steps.step("load", f"rove load {path}"):
-        processes.run(("rove", "load", path), demo.folder / "load.log")
-    # Without its report: quality is measured on the replayed invoices, beside the same baselines.
-    job = ("training.factorise", path, "--no-report")
-    with demo.steps.step("factorise", f"python -m {' '.join(job)}"):
-        processes.run(job, demo.folder / "factorise.log")
+def _release(demo: _Demo) -> tuple[Rivals, Reading]:
+    """Make the release; the history is loaded and the baselines are fitted meanwhile."""
+    path, rng = str(demo.config_path), np.random.default_rng(_SEED)
+    arguments = job(demo.config, demo.config_path)
+    learning = Job(arguments, demo.folder / "release.log")
+    try:
+        with demo.steps.step("load", f"rove load {path}"):
+            processes.run(("rove", "load", path), demo.folder / "load.log")
+        with demo.steps.step("baselines", "fitting, tuning and replaying the baselines") as say:
+            rivals = rank_rivals(demo.shop, K, rng, say)
+        with demo.steps.console.status(f"python -m {' '.join(arguments)}"):
+            duration_s = learning.wait()
+    finally:
+        learning.stop()
+    demo.steps.done("release", f"meanwhile: python -m {' '.join(arguments)}", duration_s)
     shutil.copytree(demo.folder / "ledger", demo.folder / "frozen")
+    reading = reading_of(demo.config, latest(demo.config.releases.path))
+    demo.steps.console.print(reading.line(), highlight=False)
+    return rivals, reading
 
 
-def _compare(demo: _Demo) -> tuple[dict[str, Ints], Rivals]:
-    """Rank the requests with everything that does not need the server."""
-    rng = np.random.default_rng(_SEED)
-    with demo.steps.step("baselines", "fitting, tuning and replaying the baselines") as say:
-        rivals = rank_rivals(demo.shop, K, rng, say)
+def _rank_frozen(demo: _Demo) -> Ints:
     frozen = Config.load(demo.config_path, [_store_at(demo.folder / "frozen")])
     with demo.steps.step("frozen", "ranking with the release as it is"):
         slates = rank_frozen(frozen, demo.shop.visits, demo.requests.baskets, K)
-    return {**rivals.ranked, FROZEN: _codes(slates, demo.shop.item_ids)}, rivals
+    return _codes(slates, demo.shop.item_ids)
 
 
 def _replay(
@@ -165,7 +173,12 @@ def _replay(
 
 
 def _results(
-    demo: _Demo, server: Server, ranked: dict[str, Ints], rivals: Rivals, traffic: Traffic
+    demo: _Demo,
+    server: Server,
+    ranked: dict[str, Ints],
+    rivals: Rivals,
+    reading: Reading,
+    traffic: Traffic,
 ) -> Results:
     return Results(
         k=K,
@@ -176,6 +189,7 @@ def _results(
         num_requests=len(demo.requests.baskets),
         num_users=len(np.unique(demo.requests.users)),
         rows=make_rows(ranked, demo.requests, K, np.random.default_rng(_SEED)),
+        reading=reading,
         settings=rivals.settings,
         missing=rivals.missing,
         http=summary(traffic),

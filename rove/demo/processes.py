@@ -32,6 +32,31 @@ def run(arguments: Sequence[str], log: Path) -> None:
         raise _failed(arguments, status, log)
 
 
+class Job:
+    """`python -m ...` beside the demo, in a session of its own: what it starts ends with it."""
+
+    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+        self._arguments, self._log = arguments, log
+        self._start = time.perf_counter()
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                _python(arguments), stdout=output, stderr=output, start_new_session=True
+            )
+
+    def wait(self) -> float:
+        """Wait for its end; return its duration in seconds."""
+        status = self._process.wait()
+        if status != 0:
+            raise _failed(self._arguments, status, self._log)
+        return time.perf_counter() - self._start
+
+    def stop(self) -> None:
+        """End it if it still runs."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
 def check_free(config: Config) -> None:
     """Raise `ConfigError` when something answers at the serving address."""
     host, port = _reachable(config.serving.host), config.serving.port

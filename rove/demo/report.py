@@ -16,6 +16,8 @@ def table(results: Results) -> Table:
         title=f"precision@{results.k} on {results.num_requests:,} invoices with something new, "
         f"from {results.cut[:10]} on",
         title_justify="left",
+        caption=results.reading.line(),
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )

@@ -10,6 +10,7 @@ import numpy as np
 from rove import ranking
 from rove.baselines.base import Ints
 from rove.baselines.replay import Requests
+from rove.demo.reading import Reading
 from rove.demo.replay import Traffic
 from rove.ranking import Floats, Interval
 
@@ -70,6 +71,8 @@ class Results:
     num_users: int
     """Of the counted requests."""
     rows: list[Row]
+    reading: Reading
+    """Which language model reads the items."""
     settings: dict[str, dict[str, float]]
     missing: dict[str, str]
     http: Http

@@ -22,6 +22,7 @@ from rove.baselines.base import Basket
 from rove.baselines.replay import Requests
 from rove.config import Config
 from rove.demo import plot, processes, report
+from rove.demo.reading import NO_PEFT, Reading, job
 from rove.demo.replay import attributed, replay
 from rove.demo.results import LEARNING, Results, make_rows, summary
 from rove.demo.rivals import ALS, BLEND, EASE, LIVE_POPULARITY, POPULARITY, RANDOM, rank_rivals
@@ -295,6 +296,27 @@ def test_a_failed_command_is_one_line_with_its_log(tmp_path: Path) -> None:
     assert caught.value.detail.endswith(f"(its log: {log})")
 
 
+def test_a_job_beside_the_demo_ends_with_it_or_says_how_it_failed(tmp_path: Path) -> None:
+    log = tmp_path / "job.log"
+    assert processes.Job(("rove", "--help"), log).wait() > 0
+    running = processes.Job(("http.server", "0"), log)
+    running.stop()
+    with pytest.raises(RoveError, match=re.escape("`http.server 0` ended with status -9")):
+        running.wait()
+
+
+def test_the_release_is_adapted_where_that_is_possible() -> None:
+    """Bottlenecks need nothing; the other methods need peft, which the tests have."""
+    for method in ("houlsby", "lora"):
+        config = Config.parse({"name": "a"}, [f"adapt.method={method}"])
+        assert job(config, Path("a.yaml")) == ("training.adapt", "a.yaml", "--no-report")
+
+
+def test_a_demo_that_could_not_adapt_says_why() -> None:
+    reading = Reading(adapted=False, adapted_ndcg=None, frozen_ndcg=None, note=NO_PEFT)
+    assert reading.line().startswith("language model: as it is (nothing was adapted: peft is not")
+
+
 def test_an_address_in_use_is_refused_before_anything_is_replaced() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -337,6 +359,7 @@ def test_the_table_says_who_is_better_and_by_how_much(tmp_path: Path) -> None:
         num_requests=2,
         num_users=2,
         rows=make_rows(ranked, two_requests(), 2, np.random.default_rng(0)),
+        reading=Reading(adapted=True, adapted_ndcg=0.25, frozen_ndcg=0.125),
         settings={},
         missing={"ALS": "not installed"},
         http=summary(traffic),
@@ -346,6 +369,10 @@ def test_the_table_says_who_is_better_and_by_how_much(tmp_path: Path) -> None:
     )
     table = report.table(results)
     assert [list(column.cells)[1] for column in table.columns[:2]] == [LEARNING, "0.5000"]
+    assert table.caption == (
+        "language model: adapted to the history (NDCG@10 on the history's held-out end: adapted "
+        "0.2500, as it is 0.1250)"
+    )
     told = "\n".join(report.lines(results))
     assert "1 accepted" in told and "no ALS: not installed" in told
 
