@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = Config.load(options.config, options.overrides)
         # torch takes seconds to import: not before the configuration is known to be right.
-        from training.evaluate_job import Request, run
+        from training.evaluate_job import run
+        from training.evaluate_report import Request
 
         run(
             config,

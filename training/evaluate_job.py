@@ -1,23 +1,25 @@
 """Measure rankings on held-out visits, and write `report.md` and `figures.json`.
 
-    rove.evaluation      split, peers, measures
-    training.evaluate    the command
+    rove.evaluation            split, peers, measures
+    training.evaluate_report   what is written
+    training.evaluate          the command
 
 What is measured is how good a model is that learnt from the past only: a release lends its language
-model, everything else is learnt anew from the past. Its adapter may have seen what it is measured
-on; the report says so.
+model, everything else is learnt anew from the past. An adapter may have seen what it is measured
+on; the report says so, and the past is written as a file that an adapter can be trained on.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rove.baselines.base import Baseline
 from rove.behaviour import Behaviour
@@ -25,11 +27,9 @@ from rove.catalogue import Item
 from rove.config import Config, EncoderSection
 from rove.encoder import Encoder
 from rove.errors import ConfigError, DataError, InvalidInput, NotFound, StoreUnavailable
-from rove.evaluation import tables
 from rove.evaluation.learned import LearnedRanking
-from rove.evaluation.measuring import Result, measure
-from rove.evaluation.peers import PEERS, Peers, fit_peers
-from rove.evaluation.slices import HISTORIES
+from rove.evaluation.measuring import measure
+from rove.evaluation.peers import PEERS, fit_peers
 from rove.evaluation.split import Split
 from rove.learning import learn
 from rove.ledger.load import rewarded
@@ -38,25 +38,10 @@ from rove.model import Vectors
 from rove.readers import read_catalogue, read_interactions
 from rove.release import Release
 from rove.rewards import RewardMap
-from training.report import Line, Plot, Report
+from training.evaluate_report import Request, write_report
 
-FIGURES = "figures.json"
+PAST = "past.parquet"
 FROZEN, ADAPTED = "Rove, frozen encoder", "Rove, adapted encoder"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the command was asked for, besides the configuration."""
-
-    from_ledger: bool = False
-    releases: tuple[str, ...] = ()
-    """Folders or ids."""
-    cold_share: float = 0.0
-    live: bool = False
-    max_visits: int | None = None
-    peers: tuple[str, ...] | None = None
-    seed: int = 0
-    output: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +74,7 @@ def run(config: Config, request: Request) -> Path:
         f"{len(split.past):,} interactions to learn from, {len(split.requests):,} later visits, "
         f"{int(split.cold_J.sum()):,} of {split.num_items:,} items are cold"
     )
+    _write_past(output / PAST, split.past, items)
     embeddings, remarks = _embeddings(items, readers, split)
     names = PEERS if request.peers is None else request.peers
     peers = fit_peers(
@@ -104,7 +90,9 @@ def run(config: Config, request: Request) -> Path:
         say=_say,
     )
     remarks += [f"{name}: left out: {why}" for name, why in peers.missing.items()]
-    _write(config, request, output, result, peers, remarks, time.perf_counter() - started)
+    duration_s = time.perf_counter() - started
+    written = write_report(config, request, output, result, peers, remarks, duration_s)
+    _say(f"measured in {duration_s:.0f} s: {', '.join(map(str, written))}")
     return output
 
 
@@ -188,7 +176,7 @@ def _embeddings(
         if reader.name == ADAPTED or (reader.learnt_until_s or -np.inf) >= cut_s:
             remarks.append(
                 f"{reader.name}: what it was adapted to may hold visits and cold items that are "
-                "measured here; to be sure, adapt on the past alone"
+                f"measured here, unless it was the {PAST} of the same cut"
             )
     if len(found) == 1 and len(readers) == 1:
         remarks.append(
@@ -212,96 +200,18 @@ def _learned(
     return rivals
 
 
-def _write(
-    config: Config,
-    request: Request,
-    output: Path,
-    result: Result,
-    peers: Peers,
-    remarks: Sequence[str],
-    duration_s: float,
-) -> None:
-    reference = list(result.answers)[-1]
-    figures = {of.name: tables.slice_table(result, of, reference) for of in result.slices}
-    whole = figures[result.slices[0].name]
-    for head, rows in (whole,):
-        _say("\n".join("  ".join(f"{cell:26}" for cell in row[:4]) for row in (head, *rows)))
-    report = Report(
-        title=f"Evaluation of {config.name}",
-        results=_results(result, request, remarks, duration_s),
-        plot=_plot(result),
-        tables={
-            **{tables.heading(of): figures[of.name] for of in result.slices},
-            "Predicted and taken": tables.reliability_table(result),
-            "How peers were set": (
-                ("", "settings"),
-                [
-                    (name, ", ".join(f"{key} {value:g}" for key, value in settings.items()))
-                    for name, settings in peers.settings.items()
-                    if settings
-                ],
-            ),
-        },
-        settings={
-            "training.holdout_share": config.training.holdout_share,
-            "cold share": request.cold_share,
-            "live": request.live,
-            "seed": request.seed,
-            "encoder.model": config.encoder.model,
-            "encoder.adapter": config.encoder.adapter,
-            "releases": ", ".join(request.releases),
-        },
-    )
-    path = report.write(output)
-    config.write(output)
-    figures_of_all = {
-        **tables.numbers(result),
-        "settings": peers.settings,
-        "remarks": list(remarks),
-        "seed": request.seed,
-        "cold_share": request.cold_share,
-        "live": request.live,
-        "duration_s": duration_s,
+def _write_past(path: Path, past: Behaviour, items: Sequence[Item]) -> None:
+    """Write what may be learnt from as a file of interactions, for `training.adapt`."""
+    item_ids = np.array([item.item_id for item in items], object)
+    columns = {
+        "user_id": pa.array(past.users.astype(str)),
+        "item_id": pa.array(item_ids[past.items], pa.string()),
+        "type": pa.array(["reward"] * len(past)),
+        "value": pa.array(past.rewards),
+        "timestamp": pa.array(past.timestamps),
+        "session": pa.array(past.visits.astype(str)),
     }
-    (output / FIGURES).write_text(json.dumps(figures_of_all, indent=1) + "\n", "utf-8")
-    _say(f"measured in {duration_s:.0f} s: {path}, {output / FIGURES}")
-
-
-def _results(
-    result: Result, request: Request, remarks: Sequence[str], duration_s: float
-) -> list[tuple[str, str]]:
-    split = result.split
-    cut = datetime.datetime.fromtimestamp(float(split.future.timestamps.min()), datetime.UTC)
-    seen = "observe each visit afterwards" if request.live else "do not learn from later visits"
-    return [
-        ("learnt from", f"{len(split.past):,} interactions before {cut:%Y-%m-%d %H:%M} UTC"),
-        ("measured on", f"{len(split.requests):,} later visits; rivals {seen}"),
-        ("items", f"{split.num_items:,}, of which {int(split.cold_J.sum()):,} cold"),
-        ("ranked", "everything new to the user, no samples; 95 % intervals resample users"),
-        ("calibration", "predicted over taken, 1 is right; n/a: scores without a scale"),
-        ("time", f"{duration_s:.0f} s"),
-        *(("remark", remark) for remark in remarks),
-    ]
-
-
-def _plot(result: Result) -> Plot:
-    """NDCG@10 by what is known of the user."""
-    of_history = [of for of in result.slices if of.name in HISTORIES]
-    place = {name: number for number, name in enumerate(HISTORIES)}
-    lines = [
-        Line(
-            label=rival,
-            x=[place[of.name] for of in of_history],
-            y=[float(result.values(rival, of, "NDCG@10").mean()) for of in of_history],
-        )
-        for rival in result.answers
-    ]
-    return Plot(
-        file="histories.svg",
-        alt="NDCG@10 by how many items are known of the user",
-        x="items known of the user: 0, 1-2, 3-10, more",
-        panels={"NDCG@10": lines},
-    )
+    pq.write_table(pa.table(columns), path)
 
 
 def _say(line: str) -> None:

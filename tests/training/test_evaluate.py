@@ -9,12 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from rove.behaviour import Behaviour
+from rove.config import InteractionSource, RewardSection
 from rove.evaluation.measuring import CALIBRATION, COVERAGE, MEASURES
 from rove.evaluation.peers import CONTENT, EASE, POPULARITY
+from rove.ledger.load import rewarded
+from rove.readers import read_interactions
+from rove.rewards import RewardMap
 from tests.colours import tree, write_data, write_encoder
 from training import factorise
 from training.evaluate import main
-from training.evaluate_job import FIGURES, FROZEN
+from training.evaluate_job import FROZEN, PAST
+from training.evaluate_report import FIGURES
 
 PEERS = ("--peers", POPULARITY, EASE, CONTENT)
 
@@ -79,6 +85,27 @@ def test_the_same_seed_gives_the_same_figures_and_live_rivals_others(
         assert evaluate(world, *options, "--output", str(folder), *PEERS[:2], EASE) == 0
         found.append(json.loads((folder / FIGURES).read_text("utf-8"))["slices"])
     assert found[0] == found[1] != found[2]
+
+
+def test_the_past_is_written_as_interactions_that_can_be_adapted_to(
+    world: Path, tmp_path: Path
+) -> None:
+    """It is the history without the later visits: nothing of it is measured on."""
+    assert evaluate(world, "--output", str(tmp_path), "--peers") == 0
+    past = Behaviour.from_batches(
+        [
+            rewarded(
+                read_interactions(InteractionSource(path=tmp_path / PAST))[0],
+                RewardMap.from_config(RewardSection()),
+            )
+        ],
+        {f"i{row}": row for row in range(32)},
+    )
+    history = pq.read_table(world / "history.parquet")
+    assert 0 < len(past) < len(history)
+    earliest = sorted(history["timestamp"].to_pylist())[: len(past)]
+    assert past.timestamps.tolist() == pytest.approx(earliest)
+    assert (past.rewards == 1.0).all()
 
 
 def refusal(world: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
