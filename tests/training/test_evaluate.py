@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from rove.adaptation.fitting import build
 from rove.behaviour import Behaviour
 from rove.config import InteractionSource, RewardSection
 from rove.evaluation.measuring import CALIBRATION, COVERAGE, MEASURES
@@ -16,10 +17,10 @@ from rove.evaluation.peers import CONTENT, EASE, POPULARITY
 from rove.ledger.load import rewarded
 from rove.readers import read_interactions
 from rove.rewards import RewardMap
-from tests.colours import tree, write_data, write_encoder
+from tests.colours import config_of, prepared_of, tree, write_data, write_encoder
 from training import factorise
 from training.evaluate import main
-from training.evaluate_job import FROZEN, PAST
+from training.evaluate_job import ADAPTED, FROZEN, PAST
 from training.evaluate_report import FIGURES
 
 PEERS = ("--peers", POPULARITY, EASE, CONTENT)
@@ -85,6 +86,23 @@ def test_the_same_seed_gives_the_same_figures_and_live_rivals_others(
         assert evaluate(world, *options, "--output", str(folder), *PEERS[:2], EASE) == 0
         found.append(json.loads((folder / FIGURES).read_text("utf-8"))["slices"])
     assert found[0] == found[1] != found[2]
+
+
+def test_an_adapter_is_measured_beside_the_frozen_encoder_with_a_remark(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(world, tmp_path)
+    texts, history, _, popularity = prepared_of(config)
+    adapter = tmp_path / "adapter"
+    build(config, texts, popularity, history.num_steps(8, 1)).write_adapter(adapter)
+    settings = (f"encoder.adapter={adapter}", "--output", str(tmp_path), "--peers")
+    assert evaluate(world, *settings, POPULARITY) == 0
+    figures = json.loads((tmp_path / FIGURES).read_text("utf-8"))
+    assert list(figures["slices"]["all items"]["rivals"]) == [POPULARITY, FROZEN, ADAPTED]
+    (remark,) = figures["remarks"]
+    assert remark.startswith(f"{ADAPTED}: what it was adapted to may hold visits")
+    assert remark in capsys.readouterr().out
+    assert f"{ADAPTED} ahead on NDCG@10 by" in (tmp_path / "report.md").read_text("utf-8")
 
 
 def test_the_past_is_written_as_interactions_that_can_be_adapted_to(
