@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +19,8 @@ from msgspec import Struct
 from ray import serve
 
 from rove.config import Config
-from rove.release import latest
+from rove.errors import ReleaseError, RoveError
+from rove.release import Release, current, latest
 from serving.handles import RemoteApp
 
 APP_NAME = "encoder"
@@ -26,6 +28,8 @@ DEPLOYMENT_NAME = "TextEncoder"
 _MAX_BATCH = 64  # requests, each of some texts; the encoder itself bounds a forward pass
 _TIMEOUT_S = 60.0
 _CACHED_QUERIES = 1024
+_RETRY_S = 10.0
+logger = logging.getLogger(__name__)
 
 Vector = npt.NDArray[np.float32]
 
@@ -38,13 +42,19 @@ class Encoded(Struct, frozen=True):
 
 
 class _TextEncoder:
-    """Replica of the encoder of the current release."""
+    """Replica of the encoder of the release in service, whichever that is."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        tree = Config.parse(config)
-        release = latest(tree.releases.path)
-        section = tree.encoder.model_copy(update={"model": str(release.encoder_folder)})
-        self._encoder = importlib.import_module("rove.encoder").Encoder.load(section)
+        self._config = Config.parse(config)
+        release = latest(self._config.releases.path)
+        self._folder = release.folder
+        self._encoder = _encoder_of(release, self._config)
+        self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    async def check_health(self) -> None:
+        """Raise what ended the following."""
+        if self._task.done():
+            self._task.result()
 
     async def describe(self) -> str:
         """Return the encoder's name."""
@@ -52,18 +62,54 @@ class _TextEncoder:
 
     async def encode(self, texts: list[str]) -> Encoded:
         """Return the vectors of `texts`, in order."""
-        return Encoded(await self._batch(texts), self._encoder.name)
+        encoded: Encoded = await self._batch(texts)
+        return encoded
 
     async def count_tokens(self, texts: list[str]) -> int:
         """Return how many tokens are read of `texts`."""
         return int(await asyncio.to_thread(self._encoder.count_tokens, texts))
 
     @serve.batch(max_batch_size=_MAX_BATCH, batch_wait_timeout_s=0.0)
-    async def _batch(self, requests: list[list[str]]) -> list[Vector]:
+    async def _batch(self, requests: list[list[str]]) -> list[Encoded]:
+        encoder = self._encoder  # it may become another one meanwhile
         texts = [text for request in requests for text in request]
-        vectors = await asyncio.to_thread(self._encoder.encode, texts)
+        vectors = await asyncio.to_thread(encoder.encode, texts)
         ends = np.cumsum([len(request) for request in requests])[:-1]
-        return np.split(vectors, ends)
+        return [Encoded(part, encoder.name) for part in np.split(vectors, ends)]
+
+    async def _follow(self) -> None:
+        """Become the encoder of the release in service when that one has another."""
+        while True:
+            await asyncio.sleep(self._config.serving.sync_interval_s)
+            try:
+                await asyncio.to_thread(self._look)
+            except RoveError as error:
+                logger.error("the encoder stays %s: %s", self._encoder.name, error)
+                await asyncio.sleep(_RETRY_S)
+
+    def _look(self) -> None:
+        if current(self._config.releases.path) == self._folder:
+            return
+        release = latest(self._config.releases.path)
+        if release.encoder != self._encoder.name:
+            self._encoder = _encoder_of(release, self._config)
+            logger.info("release %s is read with %s", release.id, release.encoder)
+        self._folder = release.folder
+
+
+def _encoder_of(release: Release, config: Config) -> Any:
+    """Return the release's own language model, with its adapter if it has one."""
+    own = {"model": str(release.encoder_folder), "adapter": None}
+    encoder = importlib.import_module("rove.encoder").Encoder.load(
+        config.encoder.model_copy(update=own)
+    )
+    if encoder.name != release.encoder:
+        raise ReleaseError(
+            f"release {release.id}: {release.encoder_folder} holds the encoder {encoder.name}, but "
+            f"the items were read with {release.encoder}; its adapter is missing or it was "
+            "changed: learn the release anew"
+        )
+    return encoder
 
 
 class EncoderClient:
@@ -94,6 +140,7 @@ class TextVectors:
     def __init__(self, client: EncoderClient) -> None:
         self._client = client
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
+        self._encoder = ""
 
     async def __call__(self, text: str) -> Vector:
         """Return the vector (D,) of `text`."""
@@ -101,7 +148,11 @@ class TextVectors:
         if known is not None:
             self._vectors.move_to_end(text)
             return known
-        vector: Vector = (await self._client.encode([text])).vectors[0]
+        encoded = await self._client.encode([text])
+        if encoded.encoder != self._encoder:  # the release in service is read with another one
+            self._encoder = encoded.encoder
+            self._vectors.clear()
+        vector: Vector = encoded.vectors[0]
         self._vectors[text] = vector
         if len(self._vectors) > _CACHED_QUERIES:
             self._vectors.popitem(last=False)

@@ -13,10 +13,12 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from rove.adaptation import adapters
 from rove.adaptation.episodes import History
 from rove.adaptation.popularity import Popularity
 from rove.behaviour import Behaviour
 from rove.config import Config
+from rove.encoder import digest_of, load_model
 from rove.ledger.load import rewarded
 from rove.readers import read_catalogue, read_interactions
 from rove.rewards import RewardMap
@@ -100,6 +102,19 @@ def tree(world: Path, out: Path, **adapt: Any) -> dict[str, Any]:
 
 def config_of(world: Path, out: Path, **adapt: Any) -> Config:
     return Config.parse(tree(world, out, **adapt))
+
+
+def write_adapter(config: Config, folder: Path) -> Path:
+    """Write random bottlenecks for the encoder of the configuration (`adapt.method: houlsby`)."""
+    model, tokenizer = load_model(config.encoder)
+    base = digest_of(model, tokenizer)
+    adapter = adapters.attach(model, config.adapt, total_steps=1)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.5)
+    adapters.write(folder, adapter, 0.1 * torch.ones(16, 16), method="houlsby", base=base)
+    return folder
 
 
 def prepared_of(config: Config) -> tuple[list[str], History, History, Popularity]:

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from rove.adaptation import adapters
 from rove.config import Config
-from rove.encoder import Encoder, digest_of, load_model
+from rove.encoder import Encoder
 from rove.release import ADAPTED_NDCG, FROZEN_NDCG, latest
-from tests.colours import config_of, write_data, write_encoder
+from tests.colours import config_of, write_adapter, write_data, write_encoder
 from tests.worlds import NUM_ITEMS, TRAINING, embeddings, purchases, unit_vectors
 from training.better import compare
 from training.first_release import run
@@ -47,14 +45,7 @@ def test_a_release_has_the_adapter_only_if_it_is_better(tmp_path: Path) -> None:
     write_encoder(tmp_path / "bert")
     write_data(tmp_path)
     config = config_of(tmp_path, tmp_path, method="houlsby")
-    model, tokenizer = load_model(config.encoder)
-    base = digest_of(model, tokenizer)
-    adapter = adapters.attach(model, config.adapt, total_steps=1)
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.5)
-    adapters.write(tmp_path / "own", adapter, torch.zeros(16, 16), method="houlsby", base=base)
+    write_adapter(config, tmp_path / "own")
     adapted = config.encoder.model_copy(update={"adapter": tmp_path / "own"})
     training = config.training.model_copy(update={"adapter": "if_better"})
     config = config.model_copy(update={"encoder": adapted, "training": training})
