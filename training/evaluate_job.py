@@ -59,6 +59,8 @@ def run(config: Config, request: Request) -> Path:
     started = time.perf_counter()
     if request.max_visits is not None and request.max_visits < 1:
         raise InvalidInput(f"--visits must be at least 1, got {request.max_visits}")
+    if request.seed < 0:
+        raise InvalidInput(f"--seed must be at least 0, got {request.seed}")
     readers = list(_readers(config, request))
     output = _folder(config, request)
     items = _items(config)

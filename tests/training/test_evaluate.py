@@ -145,6 +145,7 @@ def test_what_cannot_be_measured_is_one_clear_line(
         world, capsys, *to, "--cold-share", "1"
     )
     assert "--visits must be at least 1, got 0" in refusal(world, capsys, *to, "--visits", "0")
+    assert "--seed must be at least 0, got -1" in refusal(world, capsys, *to, "--seed", "-1")
     assert "no peer 'ALSO'; there are: popularity" in refusal(world, capsys, *to, "--peers", "ALSO")
     assert "cannot be written" in refusal(world, capsys, "--output", str(world / "rove.yaml" / "x"))
     one = tmp_path / "one.parquet"
