@@ -1,24 +1,27 @@
 """What adapting the language model is worth, written to benchmarks/adaptation.md.
 
-    python -m benchmarks.adaptation [--shop CONFIG] [--amazon FOLDER] [--runs NAME ...]
-                                    [--output benchmarks/adaptation.md] [adapt.a=b ...]
+    python -m benchmarks.adaptation --keep FOLDER [--shop CONFIG] [--amazon FOLDER]
+        [--movielens FOLDER] [--runs NAME ...] [--seed N] [--factors N ...] [--peers]
+        [--output FILE] [adapt.a=b ...]
 
 A fifth of the items, and whatever else has no history, is cold: none of their interactions is
 learnt from. The first 80 % of the visits are the past, the encoder is adapted on it, the model
 learnt from it; every later visit is then ranked for, without learning from the others. `overall`
 ranks the whole catalogue for what was new to the user; `cold` ranks all cold items for the cold
-items among it.
+items among it. Vectors are kept in a folder: what is there is not adapted again.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,25 +29,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from rove import ranking
 from rove.adaptation.episodes import History
 from rove.adaptation.fitting import build
 from rove.adaptation.popularity import Popularity
 from rove.adaptation.run import Run
+from rove.baselines.base import Baseline
 from rove.behaviour import Behaviour
 from rove.config import Config
 from rove.encoder import Encoder
+from rove.evaluation.learned import LearnedRanking
+from rove.evaluation.measuring import Result, measure
+from rove.evaluation.slices import ALL, COLD, Slice
+from rove.evaluation.split import Split
 from rove.learning import learn
 from rove.ledger.load import rewarded
 from rove.readers import read_catalogue, read_interactions
 from rove.rewards import RewardMap
-from training.quality import LearnedRanking
 
-K = 10
 TEST_SHARE = 0.2
 COLD_SHARE = 0.2
 MAX_VISITS = 6000
-Floats = npt.NDArray[np.float64]
+LIKED = 4.0  # stars
+NDCG = "NDCG@10"
+FROZEN = "frozen MiniLM"
+Vectors = npt.NDArray[np.float32]
 
 RUNS: dict[str, dict[str, object]] = {
     "LoRA": {"method": "lora"},
@@ -61,22 +69,15 @@ class Data:
 
     name: str
     texts: list[str]
-    past: Behaviour
-    future: Behaviour
-    cold_J: npt.NDArray[np.bool_]
+    split: Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One variant's figures."""
+class Adapted:
+    """Vectors, and what they took."""
 
-    name: str
-    overall: Floats
-    cold: Floats
-    num_values: int = 0
-    size_bytes: int = 0
-    epochs: int = 0
-    seconds: float = 0.0
+    vectors_JE: Vectors
+    facts: dict[str, Any]
 
 
 def shop(path: str) -> tuple[list[str], Behaviour]:
@@ -102,67 +103,58 @@ def amazon(folder: Path) -> tuple[list[str], Behaviour]:
     table = pq.read_table(folder / "sequences.parquet").to_pandas()
     part = table["split"].map({"history": 0, "valid": 1, "test": 2})
     day = (part * 1000 + table["pos"]).to_numpy(np.float64)
-    columns = {
-        "user_id": pa.array(table["user_id"].astype(str)),
-        "item_id": pa.array(table["item_id"].astype(str)),
-        "reward": pa.array(np.ones(len(table))),
-        "timestamp": pa.array(day * 86_400.0),
-    }
     rows = {str(item["item_id"]): row for row, item in enumerate(items)}
-    return texts, Behaviour.from_batches([pa.table(columns)], rows)
+    return texts, _behaviour(table["user_id"], table["item_id"], day * 86_400.0, rows)
 
 
-def cut(name: str, texts: list[str], every: Behaviour, seed: int) -> Data:
-    """Cut in time and take the cold items' past away."""
-    past, future = every.split(TEST_SHARE)
-    cold = np.random.default_rng(seed).random(len(texts)) < COLD_SHARE
-    past = past.take(np.flatnonzero(~cold[past.items]))
-    cold |= np.bincount(past.items, minlength=len(texts)) == 0
-    return Data(name=name, texts=texts, past=past, future=future, cold_J=cold)
+def movielens(folder: Path) -> tuple[list[str], Behaviour]:
+    """Read MovieLens: four stars and more are positive, each rating is a visit of its own.
+
+    A text is title, genres, and the tags that had been given before the cut in time.
+    """
+    movies = pq.read_table(folder / "movies.parquet").to_pylist()
+    ratings = pq.read_table(folder / "ratings.parquet").to_pandas()
+    liked = ratings[ratings["rating"] >= LIKED].sort_values(["timestamp", "user_id"], kind="stable")
+    rows = {str(movie["movie_id"]): row for row, movie in enumerate(movies)}
+    times = liked["timestamp"].to_numpy(np.float64)
+    every = _behaviour(liked["user_id"], liked["movie_id"], times, rows, each_alone=True)
+    cut_s = every.split(TEST_SHARE)[1].timestamps[0]
+    tags: dict[int, dict[str, None]] = {}
+    for tag in pq.read_table(folder / "tags.parquet").to_pylist():
+        if tag["timestamp"] < cut_s:
+            tags.setdefault(tag["movie_id"], {})[tag["tag"]] = None
+    texts = []
+    for movie in movies:
+        genres = (movie["genres"] or "").replace("|", ", ")
+        fields = (movie["title"], genres, ", ".join(tags.get(movie["movie_id"], ())))
+        texts.append("\n".join(field for field in fields if field))
+    return texts, every
 
 
-def score(
-    data: Data, embeddings_JE: npt.NDArray[np.float32], config: Config
-) -> tuple[Floats, Floats]:
-    """Return NDCG@10 of each later visit, overall and of its cold items (NaN where it has none)."""
-    ranker = LearnedRanking(learn(data.past, embeddings_JE, config.training), data.past)
-    known: dict[int, set[int]] = {}
-    for user, item in zip(data.past.users.tolist(), data.past.items.tolist(), strict=True):
-        known.setdefault(user, set()).add(item)
-    overall: list[float] = []
-    cold: list[float] = []
-    for rows in data.future.rows_by_visit():
-        user = int(data.future.users[rows[0]])
-        before = known.setdefault(user, set())
-        new = np.array(sorted(set(data.future.items[rows].tolist()) - before), np.int64)
-        if len(new) and len(overall) < MAX_VISITS:
-            scores = ranker.scores(user, float(data.future.timestamps[rows[0]]))
-            scores[list(before)] = -np.inf
-            overall.append(_ndcg(scores, new))
-            of_cold = new[data.cold_J[new]]
-            cold.append(_ndcg(np.where(data.cold_J, scores, -np.inf), of_cold))
-        before.update(new.tolist())
-    return np.array(overall), np.array(cold)
+def _behaviour(
+    users: Any, items: Any, times_s: Any, rows: dict[str, int], *, each_alone: bool = False
+) -> Behaviour:
+    sessions = [str(row) for row in range(len(users))] if each_alone else [None] * len(users)
+    columns = {
+        "user_id": pa.array(users.astype(str)),
+        "item_id": pa.array(items.astype(str)),
+        "reward": pa.array(np.ones(len(users))),
+        "timestamp": pa.array(times_s),
+        "session": pa.array(sessions, pa.string()),
+    }
+    return Behaviour.from_batches([pa.table(columns)], rows)
 
 
-def _ndcg(scores: Floats, relevant: npt.NDArray[np.int64]) -> float:
-    if not len(relevant):
-        return float("nan")
-    ranked = np.argsort(-scores, kind="stable")[:K]
-    hits = ranking.hits(ranked[None], [relevant])
-    return float(ranking.ndcg(hits, np.array([len(relevant)]), K)[0])
-
-
-def adapt(data: Data, config: Config, name: str) -> Row:
-    """Adapt on the past, as training.adapt does, and score."""
-    section = config.adapt
+def adapt(data: Data, config: Config, name: str) -> Adapted:
+    """Adapt on the past, as training.adapt does."""
+    section, past = config.adapt, data.split.past
+    torch.manual_seed(0)
     start = time.perf_counter()
-    train, later = data.past.split(section.validation_share)
-    popularity = Popularity.of(train)
+    train, later = past.split(section.validation_share)
     history = History.of(train, np.ones(len(train)))
-    validation = History.of(data.past, np.ones(len(data.past)), since_s=float(later.timestamps[0]))
+    validation = History.of(past, np.ones(len(past)), since_s=float(later.timestamps[0]))
     steps = history.num_steps(section.batch_users, 1) * section.epochs
-    built = build(config, data.texts, popularity, steps)
+    built = build(config, data.texts, Popularity.of(train), steps)
     run = Run(built.objective, history, validation)
     print(f"{data.name} {name}: {steps} steps at most; before: {run.before().line()}", flush=True)
     while not run.is_done:
@@ -171,86 +163,132 @@ def adapt(data: Data, config: Config, name: str) -> Row:
     seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as folder:
         built.write_adapter(Path(folder))
-        size_bytes = sum(path.stat().st_size for path in Path(folder).iterdir())
+        num_bytes = sum(path.stat().st_size for path in Path(folder).iterdir())
         encoder = Encoder.load(config.encoder.model_copy(update={"adapter": Path(folder)}))
-        embeddings_JE = encoder.encode(data.texts)
-    overall, cold = score(data, embeddings_JE, config)
-    num_values = sum(p.numel() for p in built.objective.tower.parameters() if p.requires_grad)
-    return Row(
-        name=name,
-        overall=overall,
-        cold=cold,
-        num_values=num_values,
-        size_bytes=size_bytes,
-        epochs=run.epoch_number,
-        seconds=seconds,
-    )
+        vectors_JE = encoder.encode(data.texts)
+    trained = [p for p in built.objective.tower.parameters() if p.requires_grad]
+    facts = {
+        "trained": sum(p.numel() for p in trained),
+        "adapter": f"{num_bytes / 1e6:.1f} MB",
+        "epochs": run.epoch_number,
+        "kept": run.best_epoch,
+        "time": f"{seconds:.0f} s",
+    }
+    return Adapted(vectors_JE=vectors_JE, facts=facts)
 
 
-def table(data: Data, rows: Sequence[Row]) -> str:
-    """Return the figures in Markdown."""
-    has_cold = ~np.isnan(rows[0].cold)
+def kept(data: Data, config: Config, name: str, folder: Path) -> Adapted:
+    """Return vectors from the folder, or make and keep them."""
+    stem = folder / f"{data.name} {name}"
+    if not stem.with_suffix(".json").is_file():
+        if name == FROZEN:
+            vectors_JE = Encoder.load(config.encoder).encode(data.texts)
+            made = Adapted(vectors_JE=vectors_JE, facts={})
+        else:
+            settings = config.adapt.model_dump() | RUNS[name]
+            section = type(config.adapt).model_validate(settings)
+            made = adapt(data, config.model_copy(update={"adapt": section}), name)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(stem.with_suffix(".npy"), made.vectors_JE)
+        stem.with_suffix(".json").write_text(json.dumps(made.facts), "utf-8")
+    facts = json.loads(stem.with_suffix(".json").read_text("utf-8"))
+    return Adapted(vectors_JE=np.load(stem.with_suffix(".npy")), facts=facts)
+
+
+def ranked(
+    data: Data, runs: dict[str, Adapted], config: Config, factors: Sequence[int], *, peers: bool
+) -> Result:
+    """Measure releases learnt from every run's vectors, and the peers."""
+    split, rivals = data.split, dict[str, Baseline]()
+    for number in factors:
+        section = config.training.model_copy(update={"text_factors": number})
+        for name, run in runs.items():
+            learned = learn(split.past, run.vectors_JE, section)
+            rivals[_label(name, number)] = LearnedRanking(learned, split.past)
+    if peers:
+        from rove.evaluation.peers import fit_peers
+
+        rivals |= fit_peers(split, runs[FROZEN].vectors_JE, seed=config.training.seed).rivals
+    return measure(split, rivals)
+
+
+def _label(name: str, factors: int) -> str:
+    return f"{name}, {factors} text factors"
+
+
+def table(
+    data: Data, runs: dict[str, Adapted], factors: Sequence[int], result: Result, frozen: str
+) -> str:
+    """Return the figures in Markdown; `frozen` is the ranking that the others are compared with."""
+    cold, overall = result.slice(COLD), result.slice(ALL)
+    split = data.split
     lines = [
-        f"## {data.name}",
+        f"### {data.name}",
         "",
-        f"{len(data.texts):,} items, {int(data.cold_J.sum()):,} of them cold; "
-        f"{len(data.past):,} interactions before, {len(rows[0].overall):,} visits after, "
-        f"{int(has_cold.sum()):,} with cold items.",
+        f"{split.num_items:,} items, {int(split.cold_J.sum()):,} of them cold; "
+        f"{len(split.past):,} interactions before, {len(overall.rows):,} visits after, "
+        f"{len(cold.rows):,} with cold items.",
         "",
-        "| encoder | cold NDCG@10 | better than frozen by | overall NDCG@10 "
-        "| better than frozen by | trained | adapter | epochs | time |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"| | cold NDCG@10 | against {frozen} | overall NDCG@10 | against {frozen} |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for row in rows:
-        cells = []
-        for values, base in (
-            (row.cold[has_cold], rows[0].cold[has_cold]),
-            (row.overall, rows[0].overall),
-        ):
-            rng = np.random.default_rng(0)
-            gain = ranking.paired_difference(values, base, rng)
-            cells.append(f"{values.mean():.4f}")
-            cells.append(f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
-        size = f"{row.size_bytes / 1e6:.1f} MB" if row.size_bytes else ""
-        trained = f"{row.num_values:,}" if row.num_values else ""
-        spent = f"{row.seconds:.0f} s" if row.seconds else ""
-        cells += [trained, size, str(row.epochs or ""), spent]
-        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    for name in result.answers:
+        cells = [cell for one in (cold, overall) for cell in _cells(result, name, frozen, one)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    adapted = {name: run.facts for name, run in runs.items() if run.facts}
+    if adapted:
+        head = list(next(iter(adapted.values())))
+        lines += ["", f"| | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
+    for name, facts in adapted.items():
+        cells = [f"{value:,}" if isinstance(value, int) else value for value in facts.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cells(result: Result, name: str, frozen: str, one: Slice) -> tuple[str, str]:
+    found = result.intervals(name, one)[NDCG]
+    gain = result.difference(name, frozen, one, NDCG)
+    own = f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}]"
+    return own, f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
 
 
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("overrides", nargs="*", metavar="a.b=c")
+    parser.add_argument("--keep", type=Path, required=True)
     parser.add_argument("--shop", type=str)
     parser.add_argument("--amazon", type=Path)
-    parser.add_argument("--runs", nargs="*", default=list(RUNS))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--movielens", type=Path)
+    parser.add_argument("--runs", nargs="*", default=["LoRA", "AdaLoRA", "Houlsby"])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--factors", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--peers", action="store_true")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     config = Config.parse({"name": "bench"}, options.overrides)
     sources = []
     if options.shop:
-        sources.append(("online_retail (examples/shop)", *shop(options.shop)))
+        sources.append(("online_retail", *shop(options.shop)))
     if options.amazon:
         sources.append(("amazon_office", *amazon(options.amazon)))
-    sections = []
+    if options.movielens:
+        sources.append(("movielens_latest_small", *movielens(options.movielens)))
+    sections = [f"## Seed {options.seed}, {datetime.date.today()}\n"]
     for name, texts, every in sources:
-        data = cut(name, texts, every, options.seed)
-        frozen = score(data, Encoder.load(config.encoder).encode(texts), config)
-        rows = [Row(name="frozen MiniLM", overall=frozen[0], cold=frozen[1])]
-        print(table(data, rows))
-        for run in options.runs:
-            settings = config.adapt.model_dump() | RUNS[run]
-            own = config.model_copy(update={"adapt": type(config.adapt).model_validate(settings)})
-            torch.manual_seed(0)
-            rows.append(adapt(data, own, run))
-            print(table(data, rows), flush=True)
-        sections.append(table(data, rows))
-    if options.output:
-        head = f"# Adapting the language model\n\n{datetime.date.today()}.\n\n"
-        options.output.write_text(head + "\n".join(sections), "utf-8")
+        rng = np.random.default_rng(options.seed)
+        split = Split.in_time(
+            every, rng, share=TEST_SHARE, cold_share=COLD_SHARE, max_requests=MAX_VISITS
+        )
+        data = Data(name=name, texts=texts, split=split)
+        folder = options.keep / f"seed {options.seed}"
+        runs = {run: kept(data, config, run, folder) for run in (FROZEN, *options.runs)}
+        result = ranked(data, runs, config, options.factors, peers=options.peers)
+        frozen = _label(FROZEN, options.factors[0])
+        sections.append(table(data, runs, options.factors, result, frozen))
+        print(sections[-1], flush=True)
+        if options.output:
+            options.output.write_text("\n".join(sections), "utf-8")
 
 
 if __name__ == "__main__":

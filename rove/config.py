@@ -349,14 +349,14 @@ class AdaptSection(Section):
     learning_rate: Positive = 1e-3
     weight_decay: NonNegative = 0.01
     epochs: Annotated[int, Field(ge=1)] = 10
-    """At most: training stops when the later part of the history is predicted no better."""
+    """At most: training stops when a release ranks the later part of the history no better."""
     patience: Annotated[int, Field(ge=1)] = 2
     """Epochs without a better validation after which training stops."""
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.1
     """Share of the latest interactions that is not trained on."""
-    batch_users: Annotated[int, Field(ge=2)] = 64
+    batch_users: Annotated[int, Field(ge=2)] = 256
     batch_items: Annotated[int, Field(ge=2)] = 256
-    """Items that a step reads with gradients, and that compete: half queries, half any."""
+    """Items that a step reads with gradients, and that compete."""
     support: Annotated[int, Field(ge=1)] = 10
     """A user's interactions before those to predict: 1 to this many."""
     hard_negatives: Annotated[int, Field(ge=0)] = 4

@@ -4,8 +4,11 @@
   done last before is the support.
 - In training a user gives at most four episodes an epoch, and half of them see only a part of the
   support, so that the first few interactions count too.
+- A smaller shop is another batch: F items drawn evenly from those that were taken at all, and the
+  users who took two of them or more. A part of what each took is the support, the rest the query.
 
-Shapes: B episodes, S support, Q queries, K all items known before; -1 fills up.
+Shapes: B episodes, S support, Q queries, K all items known before, F items of a smaller shop; -1
+fills up.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
-from rove.behaviour import Behaviour
+from rove.behaviour import Behaviour, latest_of_pairs
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -38,6 +42,8 @@ class Episodes:
     known_BK: Ints
     time_s_B: Floats
     """Unix time of the visit."""
+    shop_F: Ints | None = None
+    """All that there is in a smaller shop, rising."""
 
     def __len__(self) -> int:
         return len(self.users_B)
@@ -56,9 +62,18 @@ class _Visit:
 class History:
     """All episodes of a behaviour, made when they are drawn."""
 
-    def __init__(self, visits: Sequence[_Visit], num_items: int) -> None:
+    def __init__(
+        self,
+        visits: Sequence[_Visit],
+        behaviour: Behaviour,
+        weights: Floats,
+        since_s: float = -np.inf,
+    ) -> None:
         self._visits = visits
-        self.num_items = num_items
+        self.behaviour = behaviour
+        self.since_s = since_s
+        self._weights = weights
+        self._pairs: sparse.csc_array | None = None
         self._of_user: dict[int, list[int]] = {}
         for number, visit in enumerate(visits):
             self._of_user.setdefault(visit.user, []).append(number)
@@ -90,7 +105,17 @@ class History:
             for item in items:
                 before.pop(item, None)
                 before[item] = None
-        return cls(visits, behaviour.num_items)
+        return cls(visits, behaviour, weights, since_s)
+
+    @property
+    def num_items(self) -> int:
+        """J."""
+        return self.behaviour.num_items
+
+    def without(self, items_J: npt.NDArray[np.bool_]) -> History:
+        """Return the history as it were without some of the items."""
+        rows = np.flatnonzero(~items_J[self.behaviour.items])
+        return History.of(self.behaviour.take(rows), self._weights[rows], self.since_s)
 
     def __len__(self) -> int:
         return len(self._visits)
@@ -100,7 +125,13 @@ class History:
         return sum(min(_PER_USER, len(own)) for own in self._of_user.values())
 
     def epoch(
-        self, rng: np.random.Generator, size: int, support: int, rank: int = 0, num_ranks: int = 1
+        self,
+        rng: np.random.Generator,
+        size: int,
+        support: int,
+        rank: int = 0,
+        num_ranks: int = 1,
+        num_steps: int | None = None,
     ) -> Iterator[Episodes]:
         """Yield the batches of one epoch; every rank gets as many, of `size` episodes each."""
         chosen = np.concatenate(
@@ -108,13 +139,33 @@ class History:
         )
         rng.shuffle(chosen)
         shares = np.where(rng.random(len(chosen)) < 0.5, rng.random(len(chosen)), 1.0)
-        seeds = rng.integers(0, 2**32, 1 + len(chosen) // size + num_ranks)
-        for start in range(0, max(1, len(chosen) // (size * num_ranks)) * size * num_ranks, size):
+        stop = (num_steps or self.num_steps(size, num_ranks)) * size * num_ranks
+        seeds = rng.integers(0, 2**32, 1 + stop // size)
+        for start in range(0, stop, size):
             if start // size % num_ranks == rank:
                 part = np.arange(start, start + size) % len(chosen)
                 limits = np.ceil(shares[part] * support).astype(np.int64)
                 own_rng = np.random.default_rng(seeds[start // size])
                 yield self._padded(chosen[part], np.maximum(limits, 1), own_rng)
+
+    def smaller_shops(
+        self, rng: np.random.Generator, size: int, support: int, num_shops: int, num_items: int
+    ) -> Iterator[Episodes]:
+        """Yield smaller shops of `num_items` items with at most `size` of their users each."""
+        if self._pairs is None:
+            self._pairs = _pairs(self.behaviour, self._weights)
+        on_sale = np.flatnonzero(np.diff(self._pairs.indptr))
+        of_user = sparse.csr_array(self._pairs)
+        with_two = np.flatnonzero(np.diff(of_user.indptr) >= 2)
+        for _ in range(num_shops):
+            one = int(rng.choice(with_two))  # at least this user is in the shop
+            own = of_user.indices[of_user.indptr[one] : of_user.indptr[one + 1]]
+            first = rng.permutation(own)[:2]
+            others = rng.permutation(np.setdiff1d(on_sale, first))[: num_items - 2]
+            items = np.sort(np.concatenate([first, others])).astype(np.int64)
+            taken = sparse.csr_array(self._pairs[:, items])
+            users = rng.permutation(np.flatnonzero(np.diff(taken.indptr) >= 2))[:size]
+            yield _shop(taken, users, items, support, rng)
 
     def num_steps(self, size: int, num_ranks: int) -> int:
         """Return how many batches every rank gets in an epoch."""
@@ -147,6 +198,38 @@ class History:
             known_BK=_pad([visit.known for visit in visits]),
             time_s_B=np.array([visit.time_s for visit in visits]),
         )
+
+
+def _pairs(behaviour: Behaviour, weights: Floats) -> sparse.csc_array:
+    """Return the weight of every pair that happened, (users, items); the largest of its rows'."""
+    shape = (behaviour.num_users, behaviour.num_items)
+    least = np.maximum(weights, 1e-12)  # a pair that happened stays one
+    return sparse.csc_array(latest_of_pairs(behaviour.users, behaviour.items, least, shape))
+
+
+def _shop(
+    taken: sparse.csr_array, users: Ints, items: Ints, support: int, rng: np.random.Generator
+) -> Episodes:
+    """Part what each user took: 1 to `support` of it are known, at least one is the query."""
+    known, queries, weights = [], [], []
+    for user in users.tolist():
+        own = slice(*taken.indptr[user : user + 2])
+        order = rng.permutation(own.stop - own.start)
+        number = min(1 + int(rng.random() * (len(order) - 1)), support)
+        rows = taken.indices[own][order]
+        known.append(items[rows[:number]])
+        queries.append(items[rows[number:][:_MAX_QUERIES]])
+        # A user counts once, however much is predicted of them.
+        weights.append(taken.data[own][order][number:][:_MAX_QUERIES] / len(queries[-1]))
+    return Episodes(
+        users_B=users,
+        support_BS=_pad(known),
+        query_BQ=_pad(queries),
+        weight_BQ=_pad_weights(weights),
+        known_BK=_pad(known),
+        time_s_B=np.full(len(users), np.inf),
+        shop_F=items,
+    )
 
 
 def _pad(rows: Sequence[Ints]) -> Ints:

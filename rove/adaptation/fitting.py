@@ -96,6 +96,7 @@ def build(config: Config, texts: Sequence[str], popularity: Popularity, total_st
         objective = ContrastiveObjective(tower, adapter, popularity, section)
     else:
         objective = PairObjective(tower, adapter, popularity, section, config.encoder.max_tokens)
+    objective.training_section = config.training
     return Built(objective=objective, base=base)
 
 
@@ -210,6 +211,6 @@ def _in_order(
 def _group(name: str) -> str:
     if name.startswith("tower.model."):
         return "adapter"
-    if name in ("prior_mean_D", "promise_D"):
+    if name == "prior_mean_D":
         return "adapter"
     return "projection" if name.endswith("projection") else "head"

@@ -4,17 +4,20 @@
     contrastive    the support's mean vector scores the batch's items, with log-Q
     bce            user and item towers                                               (pairs)
 
-- A step reads `batch_items` items anew, with gradients: half of them queries (and support, where
-  there is room), half drawn evenly from all others. Only these compete with each other. The vectors
-  of the rest are those of the last reading and only describe users: were they rivals, being read
-  anew would itself tell the queries from them.
-- An evenly drawn item stands for as many as are not drawn.
+- A step reads `batch_items` items anew, with gradients, and only these compete with each other:
+  were items of an earlier reading rivals, being read anew would itself tell the queries from them.
+- posterior: a step is a smaller shop, in which everything is read anew: what is known of a user,
+  what is asked for, its rivals, and the Gram matrix. It computes what serving computes.
+- contrastive, bce: half of a step's items are queries (and support, where there is room), half are
+  drawn evenly from all others, each for as many as are not drawn. Vectors of an earlier reading
+  only describe users.
 
 Shapes: B episodes, F items read anew, C candidates, D the size of a vector, J items; see `losses`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,18 +27,15 @@ from torch import nn
 
 from rove.adaptation import losses
 from rove.adaptation.adapters import Adapter
-from rove.adaptation.episodes import Episodes
+from rove.adaptation.episodes import Episodes, History
 from rove.adaptation.popularity import Popularity
 from rove.adaptation.texts import Ints
 from rove.adaptation.tower import Tower
-from rove.config import AdaptSection
+from rove.config import AdaptSection, TrainingSection
 
 Floats = npt.NDArray[np.float64]
 
-_GRAM_SHARE = 0.25  # of the Gram matrix that is of this step's items
 _NEVER = -1e9
-_NEW_SHARE = 0.5
-_PROMISE_SCALE = 30.0  # lets the promise's weights learn at the adapter's rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,15 @@ class Candidates:
 def draw(
     episodes: Episodes, num_items: int, num_fresh: int, rng: np.random.Generator
 ) -> Candidates:
-    """Return the items of a step: queries first, then support, the other half any."""
+    """Return the items of a step: a smaller shop's; or queries first, then support, half any."""
+    if episodes.shop_F is not None:
+        shop_F = episodes.shop_F
+        return Candidates(
+            items_C=shop_F,
+            counts_C=np.full(len(shop_F), num_items / len(shop_F)),
+            place_J=_places(shop_F, num_items),
+            num_queries=0,
+        )
     queries = rng.permutation(np.unique(episodes.query_BQ[episodes.query_BQ >= 0]))
     support = np.setdiff1d(episodes.support_BS[episodes.support_BS >= 0], queries)
     known = np.concatenate([queries, rng.permutation(support)])[: max(1, num_fresh // 2)]
@@ -85,6 +93,8 @@ class Objective(nn.Module):
     """What all have in common: the vectors of all items, and how far they may stray."""
 
     vectors_JD: torch.Tensor
+    training_section: TrainingSection
+    """How a release is learnt from the vectors: that is what validation asks them for."""
 
     def __init__(
         self, tower: Tower, adapter: Adapter, popularity: Popularity, section: AdaptSection
@@ -94,10 +104,12 @@ class Objective(nn.Module):
         self.section = section
         self.popularity = popularity
         self._adapter = [adapter]  # in a list: its model is the tower's already
+        self.training_section = TrainingSection()
         rate_J = torch.tensor(popularity.rate_J, dtype=torch.float32)
         self.register_buffer("log_share_SJ", torch.tensor(popularity.log_share_SJ), False)
         self.register_buffer("rate_J", rate_J, False)
         self.register_buffer("vectors_JD", torch.zeros(len(rate_J), tower.size), False)
+        self.register_buffer("log_rate_J", torch.tensor(popularity.log_rate()), False)
         self.register_buffer("mean_D", torch.zeros(tower.size), False)
         self.register_buffer("gram_DD", torch.zeros(tower.size, tower.size), False)
         self.register_buffer("intercept_D", torch.zeros(tower.size), False)
@@ -130,6 +142,13 @@ class Objective(nn.Module):
         strayed = losses.strayed(fresh_FD, self.get_buffer("before_JD")[rows])
         loss = loss + self.section.stay_close * strayed
         return loss + self.adapter.penalty().to(loss.device)
+
+    def batches(
+        self, history: History, rng: np.random.Generator, num_steps: int, rank: int, num_ranks: int
+    ) -> Iterator[Episodes]:
+        """Yield what one of `num_ranks` workers trains on in an epoch."""
+        section = self.section
+        return history.epoch(rng, section.batch_users, section.support, rank, num_ranks, num_steps)
 
     @torch.no_grad()
     def scores(self, episodes: Episodes) -> torch.Tensor:
@@ -180,11 +199,9 @@ class Objective(nn.Module):
 class PosteriorObjective(Objective):
     """The taste's posterior mean after the support predicts the query.
 
-    logit_ij = tau x_j . m_i + a log share_j(t), x centred: what serving ranks by, up to the scale
-    of the share. `tau`, `a`, the ridge and the population's mean are learnt beside the adapter.
-    Half of a step's items are treated as new: their log share is what their text promises,
-    w . x_j + c, so that the vectors learn to say it. A quarter of the Gram matrix is that of the
-    step's evenly drawn items, the rest of the last reading.
+    logit_ij = tau x_j . m_i + a log share_j, x centred: what serving ranks by, up to the scale of
+    the share. `tau`, `a`, the ridge and the population's mean are learnt beside the adapter. In
+    training the share is that of all interactions, so that x has to say what popularity does not.
     """
 
     def __init__(
@@ -195,39 +212,57 @@ class PosteriorObjective(Objective):
         self.popularity_gain = nn.Parameter(torch.tensor(1.0))
         self.log_ridge = nn.Parameter(torch.tensor(float(np.log(0.003 * len(self.vectors_JD) + 1))))
         self.prior_mean_D = nn.Parameter(torch.zeros(tower.size))
-        self.promise_D = nn.Parameter(torch.zeros(tower.size))
-        self.promise = nn.Parameter(torch.tensor(float(popularity.log_share_SJ[-1].mean())))
+
+    def batches(
+        self, history: History, rng: np.random.Generator, num_steps: int, rank: int, num_ranks: int
+    ) -> Iterator[Episodes]:
+        """Yield smaller shops."""
+        section = self.section
+        own = np.random.default_rng((int(rng.integers(2**32)), rank))
+        return history.smaller_shops(
+            own, section.batch_users, section.support, num_steps, section.batch_items
+        )
 
     def _logits(
         self, x_CD: torch.Tensor, episodes: Episodes, candidates: Candidates
     ) -> torch.Tensor:
-        centred_CD = x_CD - self.get_buffer("mean_D")
-        means_BD = losses.posterior_means(
-            self._gram(centred_CD, candidates),
-            self._support(x_CD, episodes, candidates),
+        if episodes.shop_F is None:
+            return self._whole(x_CD, episodes, candidates)
+        centred_CD = x_CD - x_CD.mean(0)
+        taken_BR = np.hstack([episodes.support_BS, episodes.query_BQ])
+        places = candidates.place_J[taken_BR[taken_BR >= 0]]
+        rate_C = np.bincount(places, minlength=len(x_CD)) / len(episodes)
+        counts_C = torch.tensor(candidates.counts_C, dtype=x_CD.dtype, device=x_CD.device)
+        known_BS = self._on_device(candidates.place_J[episodes.support_BS])
+        means_BD = self._means(
+            losses.gram(centred_CD, counts_C),
+            losses.gathered(centred_CD, known_BS),
+            torch.tensor(rate_C, dtype=x_CD.dtype, device=x_CD.device) @ centred_CD,
+        )
+        log_rate_C = self.get_buffer("log_rate_J")[self._on_device(candidates.items_C)]
+        logits_BC = self.log_tau.exp() * means_BD @ centred_CD.T
+        return losses.without(logits_BC + self.popularity_gain * log_rate_C, known_BS)
+
+    def _whole(
+        self, x_JD: torch.Tensor, episodes: Episodes, candidates: Candidates
+    ) -> torch.Tensor:
+        """Return the logits of all items, with what was popular at the moment."""
+        means_BD = self._means(
+            self.get_buffer("gram_DD"),
+            self._support(x_JD, episodes, candidates),
             self.get_buffer("intercept_D"),
-            self.prior_mean_D,
-            self.log_ridge.exp(),
         )
         moments_B = self._on_device(self.popularity.moments(episodes.time_s_B))
-        items_C = self._on_device(candidates.items_C)
-        log_share_BC = self.get_buffer("log_share_SJ")[moments_B][:, items_C]
-        if self.training:
-            is_new_C = torch.rand(len(centred_CD), device=centred_CD.device) < _NEW_SHARE
-            promised_C = self.promise + _PROMISE_SCALE * (centred_CD @ self.promise_D)
-            log_share_BC = torch.where(is_new_C, promised_C, log_share_BC)
-        logits_BC = self.log_tau.exp() * means_BD @ centred_CD.T
-        logits_BC = logits_BC + self.popularity_gain * log_share_BC
-        return losses.without(logits_BC, self._known(episodes, candidates))
+        log_share_BJ = self.get_buffer("log_share_SJ")[moments_B]
+        logits_BJ = self.log_tau.exp() * means_BD @ (x_JD - self.get_buffer("mean_D")).T
+        logits_BJ = logits_BJ + self.popularity_gain * log_share_BJ
+        return losses.without(logits_BJ, self._known(episodes, candidates))
 
-    def _gram(self, x_CD: torch.Tensor, candidates: Candidates) -> torch.Tensor:
-        kept_DD = self.get_buffer("gram_DD")
-        others_RD = x_CD[candidates.num_queries :]
-        if not len(others_RD):
-            return kept_DD
-        counts_R = torch.full((len(others_RD),), len(self.vectors_JD) / len(others_RD))
-        drawn_DD = losses.gram(others_RD, counts_R.to(x_CD.device))
-        return (1.0 - _GRAM_SHARE) * kept_DD + _GRAM_SHARE * drawn_DD
+    def _means(
+        self, gram_DD: torch.Tensor, pulls_BD: torch.Tensor, intercept_D: torch.Tensor
+    ) -> torch.Tensor:
+        ridge = self.log_ridge.exp()
+        return losses.posterior_means(gram_DD, pulls_BD, intercept_D, self.prior_mean_D, ridge)
 
 
 class ContrastiveObjective(Objective):

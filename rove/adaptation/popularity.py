@@ -55,6 +55,12 @@ class Popularity:
             rate_J=counts / max(1, len(np.unique(behaviour.users))),
         )
 
+    def log_rate(self) -> npt.NDArray[np.float32]:
+        """Return log(b_j + half the least b): how often items were taken in all, (J,)."""
+        taken = self.rate_J[self.rate_J > 0]
+        least = float(taken.min()) if len(taken) else 1.0
+        return np.log(self.rate_J + _HALF_A_REWARD * least).astype(np.float32)
+
     def moments(self, times_B: Floats) -> Ints:
         """Return the latest moment strictly before each time (B,)."""
         found = np.searchsorted(self.times_S, times_B, side="left") - 1

@@ -1,4 +1,7 @@
-"""A training run: epochs until what came later is predicted no better, and its state at rest.
+"""A training run: epochs until a release ranks what came later no better, and its state at rest.
+
+The best epoch is that whose vectors serve best (`rove.adaptation.validation`); it is epoch 0,
+before training, where no other is better: an adapter that does not help is not kept.
 
 `state` and `restore` are tensors and numbers (safetensors and JSON, no pickle): a run that goes on
 from them ends as one that was never stopped, as everything drawn depends on the seed, the epoch and
@@ -30,11 +33,13 @@ from rove.adaptation.fitting import (
     train_model,
 )
 from rove.adaptation.objectives import Objective
+from rove.adaptation.validation import AsServed, Served, held_out
 from rove.errors import DataError
 
 MAX_VALIDATION = 4000  # episodes
 NUMBERS = "state.json"
 _TENSORS = "state.safetensors"
+_OF_ADAPTER = "@"  # before the names of what an adapter knows besides its weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,7 @@ class Epoch:
     number: int
     loss: float
     validation: Evaluation
+    served: Served
     is_best: bool
     duration_s: float
 
@@ -52,7 +58,8 @@ class Epoch:
         found = self.validation
         return (
             f"epoch {self.number}: loss {self.loss:.4f}, validation loss {found.loss:.4f}, "
-            f"NDCG@10 {found.ndcg:.4f}, accuracy {found.accuracy:.3f}, {self.duration_s:.1f} s"
+            f"accuracy {found.accuracy:.3f}; served NDCG@10 {self.served.overall:.4f}, "
+            f"of new items {self.served.cold:.4f}; {self.duration_s:.1f} s"
             + (" (best)" if self.is_best else "")
         )
 
@@ -64,6 +71,9 @@ class Epoch:
             "validation_loss": self.validation.loss,
             "validation_ndcg_at_10": self.validation.ndcg,
             "validation_accuracy": self.validation.accuracy,
+            "served_ndcg_at_10": self.served.overall,
+            "served_new_items_ndcg_at_10": self.served.cold,
+            "is_best": float(self.is_best),
             "duration_s": self.duration_s,
         }
 
@@ -73,7 +83,9 @@ class _Place:
     """Where a run is."""
 
     epoch: int = 0
-    best: float = float("inf")
+    best: float = float("-inf")
+    """Value of the best epoch."""
+    best_epoch: int = 0
     stale: int = 0
     best_values: dict[str, torch.Tensor] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -99,13 +111,26 @@ class Run:
             )
         section = objective.section
         self.objective = objective
-        self._history, self._validation = history, validation
+        held_J = held_out(history, section.seed)
+        self._history, self._validation = history.without(held_J), validation
         self._step = objective if step is None else step
         self._rank, self._num_ranks = rank, num_ranks
         self._steps = history.num_steps(section.batch_users, num_ranks)
         self._optimizer = optimizer_of(objective)
         self._schedule = schedule_of(self._optimizer, self.total_steps)
         self._at = _Place()
+        before_JE = objective.get_buffer("before_JD").cpu().numpy()
+        self._as_served = AsServed(self._history, validation, before_JE, objective.training_section)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose adapter is kept; 0: none."""
+        return self._at.best_epoch
+
+    @property
+    def has_helped(self) -> bool:
+        """Whether the best adapter is better than none."""
+        return self._at.best_epoch > 0
 
     @property
     def total_steps(self) -> int:
@@ -124,14 +149,13 @@ class Run:
         return self._at.epoch
 
     def before(self) -> Epoch:
-        """Evaluate the model as it is before training."""
+        """Evaluate the model as it is."""
         start = time.perf_counter()
-        found = self._evaluate()
-        # The objective's own numbers are not trained yet: its loss says nothing of the vectors.
         return Epoch(
             number=0,
             loss=float("nan"),
-            validation=found,
+            validation=self._evaluate(),
+            served=self._served(),
             is_best=False,
             duration_s=time.perf_counter() - start,
         )
@@ -141,29 +165,28 @@ class Run:
         section, at, start = self.objective.section, self._at, time.perf_counter()
         seed = (section.seed, at.epoch)
         torch.manual_seed(1_000_003 * section.seed + 1009 * at.epoch + self._rank)
-        batches = self._history.epoch(
-            np.random.default_rng(seed),
-            section.batch_users,
-            section.support,
-            self._rank,
-            self._num_ranks,
+        if at.epoch == 0:
+            at.best, at.best_values = self._served().value, self._copies()
+        batches = self.objective.batches(
+            self._history, np.random.default_rng(seed), self._steps, self._rank, self._num_ranks
         )
         rng = np.random.default_rng((*seed, self._rank))
         loss = train_model(
             self.objective, self._step, batches, self._optimizer, self._schedule, rng
         )
-        found = self._evaluate()
+        found, served = self._evaluate(), self._served()
         at.epoch += 1
-        is_best = found.loss < at.best
+        is_best = served.value > at.best
         if is_best:
-            at.best, at.stale = found.loss, 0
-            at.best_values = {name: value.clone() for name, value in self._values().items()}
+            at.best, at.best_epoch, at.stale = served.value, at.epoch, 0
+            at.best_values = self._copies()
         else:
             at.stale += 1
         done = Epoch(
             number=at.epoch,
             loss=loss,
             validation=found,
+            served=served,
             is_best=is_best,
             duration_s=time.perf_counter() - start,
         )
@@ -173,7 +196,7 @@ class Run:
     @contextmanager
     def best(self) -> Iterator[None]:
         """Have the parameters of the best epoch for the time of the block."""
-        now = {name: value.clone() for name, value in self._values().items()}
+        now = self._copies()
         self._set(self._at.best_values)
         yield
         self._set(now)
@@ -196,6 +219,7 @@ class Run:
         numbers = {
             "epoch": self._at.epoch,
             "best": self._at.best,
+            "best_epoch": self._at.best_epoch,
             "stale": self._at.stale,
             "step": self._schedule.last_epoch,
             "curve": self._at.curve,
@@ -240,6 +264,7 @@ class Run:
         self._at = _Place(
             epoch=int(numbers["epoch"]),
             best=float(numbers["best"]),
+            best_epoch=int(numbers["best_epoch"]),
             stale=int(numbers["stale"]),
             best_values=parts.get("best", {}),
             curve=list(numbers["curve"]),
@@ -256,10 +281,20 @@ class Run:
             for name, parameter in self.objective.named_parameters():
                 if name in values:
                     parameter.copy_(values[name])
+        own = {k: v for k, v in values.items() if k.startswith(_OF_ADAPTER)}
+        self.objective.adapter.restore({k.removeprefix(_OF_ADAPTER): v for k, v in own.items()})
 
     def _values(self) -> dict[str, torch.Tensor]:
         named = self.objective.named_parameters()
         return {name: value.detach() for name, value in named if value.requires_grad}
+
+    def _copies(self) -> dict[str, torch.Tensor]:
+        state = self.objective.adapter.state()
+        kept = self._values() | {f"{_OF_ADAPTER}{name}": value for name, value in state.items()}
+        return {name: value.clone() for name, value in kept.items()}
+
+    def _served(self) -> Served:
+        return self._as_served(self.objective.vectors_JD.cpu().numpy())
 
     def _evaluate(self) -> Evaluation:
         section = self.objective.section

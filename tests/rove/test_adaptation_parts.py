@@ -170,3 +170,44 @@ def test_a_small_catalogue_is_read_whole() -> None:
     drawn = draw(episodes([[0]], [[1]]), 3, 8, np.random.default_rng(0))
     assert sorted(drawn.items_C.tolist()) == [0, 1, 2]
     assert everything(3).items_C.tolist() == [0, 1, 2]
+
+
+def test_a_smaller_shop_parts_what_each_of_its_users_took() -> None:
+    """User 0 took 0 to 3, user 1 took 4 alone, user 2 took 5 and 6: both others are in it."""
+    rows = [(0, item, float(item)) for item in range(4)] + [(1, 4, 0.0), (2, 5, 0.0), (2, 6, 1.0)]
+    weights = np.array([1.0, 2.0, 3.0, 4.0, 1.0, 1.0, 1.0])
+    history = History.of(behaviour(rows, 9), weights)
+    for batch in history.smaller_shops(np.random.default_rng(0), 8, 2, 20, 9):
+        assert batch.shop_F is not None and batch.shop_F.tolist() == list(range(7))
+        assert sorted(batch.users_B.tolist()) == [0, 2]
+        row = batch.users_B.tolist().index(0)
+        support, query = (
+            own[row][own[row] >= 0].tolist() for own in (batch.support_BS, batch.query_BQ)
+        )
+        assert sorted(support + query) == [0, 1, 2, 3]
+        assert 1 <= len(support) <= 2
+        expected = [(item + 1.0) / len(query) for item in query]
+        assert batch.weight_BQ[row][: len(query)].tolist() == expected
+
+
+def test_a_smaller_shop_has_a_user_however_small_it_is() -> None:
+    rows = [(user, item, 0.0) for user, item in ((0, 0), (0, 1), (1, 2), (2, 3), (3, 4))]
+    history = History.of(behaviour(rows, 60), np.ones(5))
+    shops = list(history.smaller_shops(np.random.default_rng(0), 8, 2, 10, 3))
+    assert len(shops) == 10
+    assert all(batch.users_B.tolist() == [0] for batch in shops)
+
+
+def test_only_a_smaller_shops_items_compete() -> None:
+    rows = [(0, 1, 0.0), (0, 5, 1.0), (0, 7, 2.0)]
+    history = History.of(behaviour(rows, 12), np.ones(3))
+    (batch,) = history.smaller_shops(np.random.default_rng(0), 8, 2, 1, 3)
+    candidates = draw(batch, 12, 3, np.random.default_rng(0))
+    assert candidates.items_C.tolist() == [1, 5, 7]
+    assert candidates.counts_C.tolist() == [4.0, 4.0, 4.0]
+
+
+def test_the_rate_of_an_item_never_taken_is_half_the_least() -> None:
+    """Two users: items 0, 0, 0, 1 taken; rates 1.5 and .5 a user, and half of .5 more."""
+    popularity = Popularity.of(behaviour([(0, 0, 0), (0, 0, 1), (1, 0, 2), (1, 1, 3)], 3))
+    np.testing.assert_allclose(np.exp(popularity.log_rate()), [1.75, 0.75, 0.25], rtol=1e-6)

@@ -13,6 +13,7 @@ import torch
 from rove.adaptation import adapters
 from rove.adaptation.fitting import Built, build
 from rove.adaptation.run import Run
+from rove.adaptation.validation import held_out
 from rove.encoder import Encoder
 from rove.errors import DataError
 from tests.colours import config_of, prepared_of, write_data, write_encoder
@@ -51,14 +52,18 @@ def test_adapting_learns_that_users_like_a_colour(
 ) -> None:
     """And what is written gives the encoder the vectors that were evaluated."""
     built, run = start(world, method=method, objective=objective, epochs=6, patience=6)
-    before = run.before().validation
+    before = run.before()
+    epochs = []
     while not run.is_done:
-        run.epoch()
+        epochs.append(run.epoch())
     assert run.epoch_number == 6
+    assert min(epoch.validation.loss for epoch in epochs) < before.validation.loss - 0.1
+    assert max(epoch.validation.accuracy for epoch in epochs) > 0.55
     run.use_best()
-    assert run.before().validation.loss < before.loss - 0.1
-    assert run.before().validation.ndcg > before.ndcg
-    assert run.before().validation.accuracy > 0.55
+    assert run.has_helped and epochs[run.best_epoch - 1].is_best
+    after = run.before().served
+    assert after == epochs[run.best_epoch - 1].served
+    assert after.value > before.served.value
     built.write_adapter(tmp_path)
     config = config_of(world, world)
     section = config.encoder.model_copy(update={"adapter": tmp_path})
@@ -96,6 +101,37 @@ def test_a_run_stops_when_validation_gets_no_better(world: Path) -> None:
     while not run.is_done:
         run.epoch()
     assert run.epoch_number < 50
+
+
+def test_an_adapter_that_makes_it_worse_is_not_kept(world: Path, tmp_path: Path) -> None:
+    """Good training, then from there at a rate that destroys the vectors."""
+    good, run = start(world, epochs=6, patience=6)
+    while not run.is_done:
+        run.epoch()
+    run.use_best()
+    good.write_adapter(tmp_path)
+    built, worse = start(world, start=str(tmp_path), learning_rate=0.3, epochs=2, stay_close=0)
+    served = worse.before().served
+    while not worse.is_done:
+        assert worse.epoch().served.value <= served.value
+    assert not worse.has_helped and worse.best_epoch == 0
+    worse.use_best()
+    assert worse.before().served == served
+    before_JD = built.objective.get_buffer("before_JD")
+    torch.testing.assert_close(built.objective.vectors_JD, before_JD, rtol=0, atol=1e-6)
+
+
+def test_items_held_out_for_validation_are_not_trained_on(world: Path) -> None:
+    config = config_of(world, world)
+    _, history, *_ = prepared_of(config)
+    held_J = held_out(history, seed=0)
+    assert 0 < held_J.sum() < len(held_J) / 3
+    rest = history.without(held_J)
+    rng = np.random.default_rng(0)
+    batches = [*rest.smaller_shops(rng, 8, 3, 4, 16), *rest.epoch(rng, 8, 3), *rest.all(8, 3, 99)]
+    for batch in batches:
+        for rows in (batch.support_BS, batch.query_BQ, batch.known_BK):
+            assert not held_J[rows[rows >= 0]].any()
 
 
 def test_a_damaged_checkpoint_is_refused(world: Path, tmp_path: Path) -> None:
