@@ -1,7 +1,7 @@
 """What adapting the language model is worth, written to benchmarks/adaptation.md.
 
     python -m benchmarks.adaptation --keep FOLDER [--shop CONFIG] [--amazon FOLDER]
-        [--movielens FOLDER] [--runs NAME ...] [--seed N] [--factors N ...] [--peers]
+        [--movielens FOLDER] [--runs NAME ...] [--seed N] [--factors N ...] [--peers NAME ...]
         [--output FILE] [adapt.a=b ...]
 
 A fifth of the items, and whatever else has no history, is cold: none of their interactions is
@@ -39,6 +39,7 @@ from rove.config import Config
 from rove.encoder import Encoder
 from rove.evaluation.learned import LearnedRanking
 from rove.evaluation.measuring import Result, measure
+from rove.evaluation.peers import PEERS, fit_peers
 from rove.evaluation.slices import ALL, COLD, Slice
 from rove.evaluation.split import Split
 from rove.learning import learn
@@ -196,7 +197,11 @@ def kept(data: Data, config: Config, name: str, folder: Path) -> Adapted:
 
 
 def ranked(
-    data: Data, runs: dict[str, Adapted], config: Config, factors: Sequence[int], *, peers: bool
+    data: Data,
+    runs: dict[str, Adapted],
+    config: Config,
+    factors: Sequence[int],
+    peers: Sequence[str],
 ) -> Result:
     """Measure releases learnt from every run's vectors, and the peers."""
     split, rivals = data.split, dict[str, Baseline]()
@@ -206,9 +211,10 @@ def ranked(
             learned = learn(split.past, run.vectors_JE, section)
             rivals[_label(name, number)] = LearnedRanking(learned, split.past)
     if peers:
-        from rove.evaluation.peers import fit_peers
-
-        rivals |= fit_peers(split, runs[FROZEN].vectors_JE, seed=config.training.seed).rivals
+        found = fit_peers(split, runs[FROZEN].vectors_JE, peers, seed=config.training.seed)
+        rivals |= found.rivals
+        for name, why in found.missing.items():
+            print(f"{data.name}: no {name}: {why}", flush=True)
     return measure(split, rivals)
 
 
@@ -263,7 +269,7 @@ def main() -> None:
     parser.add_argument("--runs", nargs="*", default=["LoRA", "AdaLoRA", "Houlsby"])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--factors", type=int, nargs="+", default=[32, 128])
-    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS))
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     config = Config.parse({"name": "bench"}, options.overrides)
@@ -283,7 +289,7 @@ def main() -> None:
         data = Data(name=name, texts=texts, split=split)
         folder = options.keep / f"seed {options.seed}"
         runs = {run: kept(data, config, run, folder) for run in (FROZEN, *options.runs)}
-        result = ranked(data, runs, config, options.factors, peers=options.peers)
+        result = ranked(data, runs, config, options.factors, options.peers)
         frozen = _label(FROZEN, options.factors[0])
         sections.append(table(data, runs, options.factors, result, frozen))
         print(sections[-1], flush=True)

@@ -17,12 +17,9 @@ from torch import nn
 
 from rove import ranking
 from rove.adaptation import adapters
+from rove.adaptation.contrastive import ContrastiveObjective
 from rove.adaptation.episodes import Episodes
-from rove.adaptation.objectives import (
-    ContrastiveObjective,
-    Objective,
-    PosteriorObjective,
-)
+from rove.adaptation.objectives import Objective, PosteriorObjective
 from rove.adaptation.pairs import PairObjective
 from rove.adaptation.popularity import Popularity
 from rove.adaptation.texts import Texts
