@@ -55,6 +55,7 @@ def run(config: Config, *, from_ledger: bool, with_report: bool) -> Path:
     """Adapt the encoder, put a release with it into service and return the release's folder."""
     section = config.adapt
     tracking.check(section.tracking)
+    cluster.warn_of_copy([section.path, section.storage, config.releases.path])
     prepared = adapt_data.read(config, from_ledger=from_ledger)
     _check_settings(config)
     own = Storage.open(section.path, "adapt")
@@ -72,7 +73,9 @@ def run(config: Config, *, from_ledger: bool, with_report: bool) -> Path:
     encoder = config.encoder.model_copy(update={"adapter": adapter})
     adapted = config.model_copy(update={"encoder": encoder})
     adapted.write(section.path)
-    return make_release(adapted, from_ledger=from_ledger, with_report=with_report)
+    release = make_release(adapted, from_ledger=from_ledger, with_report=with_report).resolve()
+    print(f"the release is in {release}", flush=True)
+    return release
 
 
 def _check_settings(config: Config) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ from training.storage import Storage
 
 RUN = "train"
 """Ray Train's folder in a run's storage."""
+
+_COPIES = {"runtime_resources", "working_dir_files"}  # folders that a submitted job is below
 
 
 class Workers(Protocol):
@@ -109,6 +111,25 @@ def train(
         trainer.fit()
     except TrainingFailedError as error:
         raise plain(error) from None
+
+
+def warn_of_copy(paths: Iterable[Path | str | None]) -> None:
+    """Say that what is written to relative paths stays in the copy of the folder that Ray made for
+    a submitted job, if this is one."""
+    here = Path.cwd()
+    if not _COPIES <= set(here.parts):
+        return
+    relative = [str(path) for path in paths if path and not _is_elsewhere(str(path))]
+    if relative:
+        print(
+            f"this job runs in a copy of the folder, {here}; {', '.join(relative)} will be there, "
+            "and goes with the cluster: give absolute paths to keep them elsewhere",
+            flush=True,
+        )
+
+
+def _is_elsewhere(path: str) -> bool:
+    return "://" in path or Path(path).is_absolute()
 
 
 def absolute(section: EncoderSection) -> EncoderSection:

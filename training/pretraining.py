@@ -53,6 +53,7 @@ def run(config: Config) -> Path:
     """Train to the end; return the encoder's folder."""
     section = config.pretrain
     tracking.check(section.tracking)
+    cluster.warn_of_copy([section.path, section.storage])
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     found = sources(config)
     encoder = cluster.absolute(config.encoder)
@@ -72,7 +73,7 @@ def run(config: Config) -> Path:
         _tokenise(found, backend, storage, section, key)
         storage.write_json(_RUN_FILE, _settings(config, key))
         state = _train(config, encoder, storage, folder, start_step)
-    result = _write_encoder(config, encoder, storage, folder)
+    result = _write_encoder(config, encoder, storage, folder).resolve()
     write_report(section.path, config, *state)
     print(f"report: {section.path / 'report.md'}")
     print(f"the encoder is in {result}; use it with encoder.model={result}")
