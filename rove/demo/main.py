@@ -144,10 +144,10 @@ def _release(demo: _Demo) -> tuple[Rivals, Reading]:
             duration_s = learning.wait()
     finally:
         learning.stop()
-    demo.steps.done("release", f"meanwhile: python -m {' '.join(arguments)}", duration_s)
+    demo.steps.done("release", f"meanwhile: python -m {arguments[0]}", duration_s)
     shutil.copytree(demo.folder / "ledger", demo.folder / "frozen")
     reading = reading_of(demo.config, latest(demo.config.releases.path))
-    demo.steps.console.print(reading.line(), highlight=False)
+    demo.steps.console.print(reading.line(), highlight=False, soft_wrap=True)
     return rivals, reading
 
 
