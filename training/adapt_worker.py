@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 import torch
@@ -86,6 +87,7 @@ class _Worker:
             num_ranks=num_ranks,
         )
         self._before: dict[str, float] = {}
+        self._max_tokens = job.config.encoder.max_tokens
 
     def begin(self) -> None:
         """Load the last checkpoint, or measure where the run starts."""
@@ -98,7 +100,7 @@ class _Worker:
         self._meter.go_on_from(step)
         trained = (p for p in self._built.objective.parameters() if p.requires_grad)
         facts = {"device": str(self._device), "num_trained": sum(p.numel() for p in trained)}
-        words = f"on {self._device}, {facts['num_trained']:,} trained parameters"
+        words = f"on {self._device}, {facts['num_trained']:,} trained parameters{self._cut()}"
         self._teller.start(step, self.run.total_steps, words, facts)
         if checkpoint is None and self._rank == 0:
             before = self.run.before()
@@ -117,6 +119,12 @@ class _Worker:
             with self.run.best():
                 self._built.write_adapter(folder / ADAPTER)
             ray.train.report(figures, ray.train.Checkpoint.from_directory(folder))
+
+    def _cut(self) -> str:
+        """Say how many texts are cut, if any."""
+        texts, most = self._built.objective.tower.texts, self._max_tokens
+        num_cut = int((texts.lengths(np.arange(len(texts))) >= most).sum())
+        return f"; {num_cut:,} texts of {most} tokens or more are cut there" if num_cut else ""
 
     def _tell(self, epoch: Epoch) -> dict[str, float]:
         """Return the figures of an epoch, those that there are."""
