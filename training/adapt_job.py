@@ -30,7 +30,7 @@ from rove.encoder import digest_of, load_model
 from rove.errors import ConfigError, DataError
 from training import adapt_data, checkpoint, cluster, tracking
 from training.adapt_data import Prepared
-from training.adapt_report import write_report
+from training.adapt_report import NONE, best_of, write_report
 from training.adapt_worker import ADAPTER, BEFORE, RUN, Job, work
 from training.first_release import run as make_release
 from training.following import Follower
@@ -70,7 +70,11 @@ def run(config: Config, *, from_ledger: bool, with_report: bool) -> Path:
     size_mb = sum(path.stat().st_size for path in adapter.iterdir()) / 1e6
     print(f"adapter: {adapter} ({size_mb:.1f} MB)", flush=True)
     print(f"report: {write_report(config, before, curve, facts, size_mb)}", flush=True)
-    encoder = config.encoder.model_copy(update={"adapter": adapter})
+    # Without `adapt.start` an adapter that did not help is the identity: not worth its time.
+    helps = best_of(curve) is not None or section.start is not None
+    if not helps:
+        print(f"epochs: {NONE}", flush=True)
+    encoder = config.encoder.model_copy(update={"adapter": adapter if helps else None})
     adapted = config.model_copy(update={"encoder": encoder})
     adapted.write(section.path)
     release = make_release(adapted, from_ledger=from_ledger, with_report=with_report).resolve()

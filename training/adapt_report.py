@@ -12,7 +12,9 @@ from training.report import Line, Plot, Report
 
 Points = Sequence[dict[str, float]]
 
-_LOSS, _NDCG = "validation_loss", "validation_ndcg_at_10"
+NONE = "none serves better than the encoder as it was, which is kept"
+
+_LOSS, _NDCG, _NEW = "validation_loss", "served_ndcg_at_10", "served_new_items_ndcg_at_10"
 
 
 def write_report(
@@ -33,14 +35,21 @@ def write_report(
     ).write(section.path)
 
 
+def best_of(curve: Points) -> dict[str, float] | None:
+    """Return the epoch that was kept, None if no epoch serves better than none."""
+    return next((epoch for epoch in reversed(curve) if epoch["is_best"]), None)
+
+
 def _results(
     before: dict[str, float], curve: Points, facts: dict[str, Any], size_mb: float
 ) -> list[tuple[str, str]]:
-    best = min(curve, key=lambda epoch: epoch[_LOSS])
+    best = best_of(curve) or before
+    kept = f"the {int(best['epoch'])}. serves best and was kept" if best is not before else NONE
     rows = [
-        ("epochs", f"{len(curve)}; the {int(best['epoch'])}. is the best and was kept"),
+        ("epochs", f"{len(curve)}; {kept}"),
         ("validation loss, before -> after", f"{before[_LOSS]:.4f} -> {best[_LOSS]:.4f}"),
-        ("validation NDCG@10, before -> after", f"{before[_NDCG]:.4f} -> {best[_NDCG]:.4f}"),
+        ("NDCG@10 of a release, before -> after", f"{before[_NDCG]:.4f} -> {best[_NDCG]:.4f}"),
+        ("the same of new items", f"{before[_NEW]:.4f} -> {best[_NEW]:.4f}"),
         ("time in epochs", clock(sum(epoch["duration_s"] for epoch in curve))),
         ("adapter", f"{size_mb:.1f} MB"),
     ]
@@ -54,8 +63,8 @@ def _results(
 
 
 def _epochs(points: Points) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    head = ("epoch", "loss", "validation loss", "NDCG@10", "accuracy", "s")
-    keys = ("loss", _LOSS, _NDCG, "validation_accuracy")
+    head = ("epoch", "loss", "validation loss", "NDCG@10", "of new items", "accuracy", "s")
+    keys = ("loss", _LOSS, _NDCG, _NEW, "validation_accuracy")
     rows = []
     for one in points:
         cells = [f"{one[key]:.4f}" if key in one else "" for key in keys]
@@ -69,7 +78,10 @@ def _plot(points: Points) -> Plot:
         file="epochs.svg",
         alt="loss and quality by epoch",
         x="epoch",
-        panels={"loss": losses, "NDCG@10": [_line("validation", points, _NDCG)]},
+        panels={
+            "loss": losses,
+            "NDCG@10": [_line("all items", points, _NDCG), _line("new items", points, _NEW)],
+        },
     )
 
 

@@ -14,7 +14,7 @@ from rove.adaptation.run import Run
 from rove.config import Config
 from tests.colours import config_of, prepared_of, write_data, write_encoder
 from training.adapt_meter import Meter
-from training.adapt_report import write_report
+from training.adapt_report import NONE, best_of, write_report
 from training.news import News, Teller, peak_memory_mb
 
 CPU = torch.device("cpu")
@@ -72,29 +72,57 @@ def test_every_step_is_told_with_its_tokens_and_its_time(tmp_path: Path) -> None
     assert np.mean([one["figures"]["loss"] for one in steps]) == pytest.approx(epoch.loss)
 
 
+def figures(
+    epoch: int, validation_loss: float, served: float, is_best: float = 0.0
+) -> dict[str, float]:
+    """Return those of an epoch; the one before training has no loss."""
+    return {
+        "epoch": float(epoch),
+        **({"loss": 2.0} if epoch else {}),
+        "validation_loss": validation_loss,
+        "validation_accuracy": 0.5,
+        "served_ndcg_at_10": served,
+        "served_new_items_ndcg_at_10": served / 2.0,
+        "is_best": is_best,
+        "duration_s": 10.0,
+    }
+
+
+def test_an_epoch_that_serves_no_better_is_not_kept(tmp_path: Path) -> None:
+    """Its validation loss is lower, but a release with it ranks worse."""
+    curve = [figures(1, 2.0, 0.05)]
+    assert best_of(curve) is None
+    config = Config.parse({"name": "tiny", "adapt": {"path": str(tmp_path)}})
+    facts: dict[str, Any] = {"seconds": 0.0, "command_memory_mb": 34.0}
+    text = write_report(config, figures(0, 3.0, 0.1), curve, facts, 0.5).read_text("utf-8")
+    assert f"| epochs | 1; {NONE} |" in text
+
+
 def test_the_report_says_what_happened(tmp_path: Path) -> None:
-    """300 tokens in 2 s; the second of three epochs has the lowest validation loss."""
-    figures = {"validation_accuracy": 0.5, "duration_s": 10.0}
-    before = {"epoch": 0.0, "validation_loss": 3.0, "validation_ndcg_at_10": 0.1, **figures}
-    curve = [
-        {"epoch": number, "loss": 2.0, "validation_loss": loss, "validation_ndcg_at_10": ndcg}
-        | figures
-        for number, loss, ndcg in ((1, 2.5, 0.2), (2, 2.25, 0.3), (3, 2.4, 0.4))
-    ]
+    """300 tokens in 2 s; the second of three epochs is the last that was the best so far."""
+    before, curve = (
+        figures(0, 3.0, 0.1),
+        [
+            figures(1, 2.5, 0.2, is_best=1.0),
+            figures(2, 2.25, 0.3, is_best=1.0),
+            figures(3, 2.0, 0.25),
+        ],
+    )
     facts: dict[str, Any] = {"num_trained": 1234, "device": "cpu"}
     facts |= {"memory_mb": 12.0, "command_memory_mb": 34.0, "num_tokens": 300.0, "seconds": 2.0}
     config = Config.parse({"name": "tiny", "adapt": {"path": str(tmp_path)}})
     text = write_report(config, before, curve, facts, 0.5).read_text("utf-8")
     for line in (
-        "| epochs | 3; the 2. is the best and was kept |",
+        "| epochs | 3; the 2. serves best and was kept |",
         "| validation loss, before -> after | 3.0000 -> 2.2500 |",
-        "| validation NDCG@10, before -> after | 0.1000 -> 0.3000 |",
+        "| NDCG@10 of a release, before -> after | 0.1000 -> 0.3000 |",
+        "| the same of new items | 0.0500 -> 0.1500 |",
         "| time in epochs | 0:30 |",
         "| trained parameters | 1,234 on cpu |",
         "| items' tokens/s in steps | 150 |",
         "| peak memory of a worker | 12 MB |",
         "| peak memory of the command | 34 MB |",
-        "| 0 |  | 3.0000 | 0.1000 | 0.5000 | 10.0 |",
+        "| 0 |  | 3.0000 | 0.1000 | 0.0500 | 0.5000 | 10.0 |",
         "| `method` | `lora` |",
     ):
         assert line in text
