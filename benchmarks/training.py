@@ -82,6 +82,7 @@ def config_of(options: argparse.Namespace, path: Path, **settings: Any) -> Confi
                 "path": str(path),
                 "batch_tokens": options.batch_tokens,
                 "max_tokens": options.max_tokens,
+                "accumulate": options.accumulate,
                 "dtype": options.dtype,
                 **settings,
             },
@@ -292,6 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=15.0, help="of each side")
     parser.add_argument("--steps", type=int, default=None, help="of a run with Ray; an epoch")
     parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--accumulate", type=int, default=1, help="batches of a step, with Ray")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
