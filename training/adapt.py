@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--no-report", action="store_true", help="do not measure quality on held-out interactions"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
         config = Config.load(options.config, options.overrides)
         # torch and Ray take seconds to import: not before the configuration is known to be right.

@@ -138,3 +138,10 @@ def test_long_texts_are_cut_and_a_damaged_checkpoint_is_named(
     tensors = Path(storage.folder) / storage.checkpoints(RUN)[-1] / "run" / "state.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:1000])
     assert "the checkpoint is damaged: " in refusal(world, capsys, epochs=1)
+
+
+def test_settings_may_follow_options(world: Path, capsys: Capture) -> None:
+    path = world / "rove.yaml"
+    path.write_text(yaml.safe_dump(tree(world, world)), "utf-8")
+    assert main([str(path), "--no-report", "adapt.epochs=0"]) == 2
+    assert "adapt.epochs" in capsys.readouterr().err
