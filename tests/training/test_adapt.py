@@ -57,7 +57,7 @@ def test_the_job_ends_with_a_release_whose_encoder_is_base_and_adapter(
     assert [epoch["epoch"] for epoch in curve] == list(range(1, len(curve) + 1))
     assert all(np.isfinite(list(epoch.values())).all() for epoch in curve)
     report = (tmp_path / "adapt" / "report.md").read_text("utf-8")
-    for name in ("validation NDCG@10, before -> after", "items' tokens/s", "memory of a worker"):
+    for name in ("NDCG@10 of a release, before -> after", "items' tokens/s", "memory of a worker"):
         assert name in report
     (events,) = (tmp_path / "adapt" / "tensorboard").iterdir()
     for tag in ("train/loss", "train/tokens_per_s", "epoch/validation_ndcg_at_10"):
