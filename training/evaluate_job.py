@@ -26,19 +26,16 @@ from rove.behaviour import Behaviour
 from rove.catalogue import Item
 from rove.config import Config, EncoderSection
 from rove.encoder import Encoder
-from rove.errors import ConfigError, DataError, InvalidInput, NotFound, StoreUnavailable
+from rove.errors import ConfigError, InvalidInput, NotFound, StoreUnavailable
 from rove.evaluation.learned import LearnedRanking
 from rove.evaluation.measuring import measure
 from rove.evaluation.peers import PEERS, fit_peers
 from rove.evaluation.split import Split
 from rove.learning import learn
-from rove.ledger.load import rewarded
-from rove.ledger.scan import all_interactions
 from rove.model import Vectors
-from rove.readers import read_catalogue, read_interactions
 from rove.release import Release
-from rove.rewards import RewardMap
 from training.evaluate_report import Request, write_report
+from training.reading import read_behaviour, read_items
 
 PAST = "past.parquet"
 FROZEN, ADAPTED = "Rove, frozen encoder", "Rove, adapted encoder"
@@ -63,8 +60,12 @@ def run(config: Config, request: Request) -> Path:
         raise InvalidInput(f"--seed must be at least 0, got {request.seed}")
     readers = list(_readers(config, request))
     output = _folder(config, request)
-    items = _items(config)
-    behaviour = _behaviour(config, items, request.from_ledger)
+    items = read_items(config)
+    behaviour = read_behaviour(config, items, from_ledger=request.from_ledger)
+    if behaviour is None:
+        raise ConfigError(
+            "data.interactions is missing; say which files hold the history, or use --ledger"
+        )
     split = Split.in_time(
         behaviour,
         np.random.default_rng(request.seed),
@@ -132,30 +133,6 @@ def _folder(config: Config, request: Request) -> Path:
     except OSError as error:
         raise StoreUnavailable(f"{folder}: cannot be written: {error}") from None
     return folder
-
-
-def _items(config: Config) -> list[Item]:
-    if config.data is None:
-        raise ConfigError("data.catalogue is missing; say which files hold the catalogue")
-    items, report = read_catalogue(config.data.catalogue)
-    _say("\n".join(report.lines()))
-    if not items:
-        raise DataError(f"{config.data.catalogue.path}: no usable item; see the report above")
-    return items
-
-
-def _behaviour(config: Config, items: Sequence[Item], from_ledger: bool) -> Behaviour:
-    rows = {item.item_id: row for row, item in enumerate(items)}
-    if from_ledger:
-        return Behaviour.from_batches(all_interactions(config.store), rows)
-    source = config.data.interactions if config.data else None
-    if source is None:
-        raise ConfigError(
-            "data.interactions is missing; say which files hold the history, or use --ledger"
-        )
-    table, report = read_interactions(source)
-    _say("\n".join(report.lines()))
-    return Behaviour.from_batches([rewarded(table, RewardMap.from_config(config.rewards))], rows)
 
 
 def _embeddings(

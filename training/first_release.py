@@ -23,18 +23,14 @@ from rove.behaviour import Behaviour
 from rove.catalogue import Item
 from rove.config import Config, EncoderSection
 from rove.encoder import Encoder
-from rove.errors import ConfigError, DataError
 from rove.learning import Learned, learn
-from rove.ledger.load import rewarded
-from rove.ledger.scan import all_interactions
 from rove.model import Vectors
-from rove.readers import read_catalogue, read_interactions
 from rove.release import NUM_INTERACTIONS, promote, write
-from rove.rewards import RewardMap
 from rove.user_blocks import Spread
 from training.better import compare
 from training.parallel_fit import spread_over
 from training.quality import Quality, measure
+from training.reading import read_behaviour, read_items
 
 
 def run(config: Config, *, from_ledger: bool, with_report: bool) -> Path:
@@ -44,8 +40,12 @@ def run(config: Config, *, from_ledger: bool, with_report: bool) -> Path:
 
 
 def _run(config: Config, spread: Spread, *, from_ledger: bool, with_report: bool) -> Path:
-    items = _items(config)
-    behaviour = _behaviour(config, items, from_ledger)
+    items = read_items(config)
+    behaviour = read_behaviour(config, items, from_ledger=from_ledger)
+    if behaviour is None:
+        print("data.interactions is not set: learning from the texts alone")
+        rows = {item.item_id: row for row, item in enumerate(items)}
+        behaviour = Behaviour.from_batches([], rows)
     encoder, embeddings_JE, choice = _read(items, behaviour, config, spread)
     quality = _quality(behaviour, embeddings_JE, config) if with_report else None
     with _step(f"learning from {len(behaviour):,} interactions"):
@@ -84,16 +84,6 @@ def describe(learned: Learned) -> str:
     )
 
 
-def _items(config: Config) -> list[Item]:
-    if config.data is None:
-        raise ConfigError("data.catalogue is missing; say which files hold the catalogue")
-    items, report = read_catalogue(config.data.catalogue)
-    print("\n".join(report.lines()))
-    if not items:
-        raise DataError(f"{config.data.catalogue.path}: no usable item; see the report above")
-    return items
-
-
 def _read(
     items: Sequence[Item], behaviour: Behaviour, config: Config, spread: Spread
 ) -> tuple[Encoder, Vectors, dict[str, float]]:
@@ -117,19 +107,6 @@ def _encoded(items: Sequence[Item], section: EncoderSection) -> tuple[Encoder, V
     with _step(f"encoding {len(items):,} items"):
         encoder = Encoder.load(section)
         return encoder, encoder.encode([item.text for item in items])
-
-
-def _behaviour(config: Config, items: Sequence[Item], from_ledger: bool) -> Behaviour:
-    rows = {item.item_id: row for row, item in enumerate(items)}
-    if from_ledger:
-        return Behaviour.from_batches(all_interactions(config.store), rows)
-    source = config.data.interactions if config.data else None
-    if source is None:
-        print("data.interactions is not set: learning from the texts alone")
-        return Behaviour.from_batches([], rows)
-    table, report = read_interactions(source)
-    print("\n".join(report.lines()))
-    return Behaviour.from_batches([rewarded(table, RewardMap.from_config(config.rewards))], rows)
 
 
 def _quality(behaviour: Behaviour, embeddings_JE: Vectors, config: Config) -> Quality | None:
