@@ -12,21 +12,23 @@ from msgspec import Struct
 
 from rove.catalogue import Item
 from rove.events import Decision, Outcome, RankRequest
-from rove.records import DecisionRecord, Erasure, UserProfile
-from serving.schemas import (
-    Embeddings,
-    EmbeddingsRequest,
+from rove.messages import (
     EventBatch,
     EventOutcomes,
-    Health,
     ItemBatch,
-    ItemFields,
     ItemOutcomes,
     Readiness,
     RewardRequest,
     ShardState,
     Topology,
     UserReference,
+)
+from rove.records import DecisionRecord, Erasure, UserProfile
+from serving.schemas import (
+    Embeddings,
+    EmbeddingsRequest,
+    Health,
+    ItemFields,
 )
 
 USER_QUERY = "user_id"

@@ -19,10 +19,11 @@ from rove.catalogue import Item, check_item
 from rove.config import StoreSection
 from rove.errors import InvalidInput, RoveError, shown
 from rove.ledger.items import ItemStore
+from rove.messages import ItemOutcome, ItemOutcomes
 from serving.encoder import EncoderClient
 from serving.http import Request, Response, decoder
 from serving.rows import check_size, row_id
-from serving.schemas import ItemFields, ItemOutcome, ItemOutcomes, RawItemBatch
+from serving.schemas import ItemFields, RawItemBatch
 
 T = TypeVar("T")
 SyncShards = Callable[[], Awaitable[None]]

@@ -19,7 +19,9 @@ from ray import serve
 
 from rove.config import Config, ServingSection
 from rove.errors import RoveError
+from rove.event_ids import new_event_id, shard_hint
 from rove.events import Outcome, RankRequest
+from rove.messages import EventOutcomes, Readiness, ShardState
 from rove.sharding import shard_of
 from serving import api
 from serving.catalogue import CatalogueApi, CatalogueWriter
@@ -33,14 +35,12 @@ from serving.problems import Unavailable
 from serving.routing import (
     MANY_PATH,
     SHARD_DEPLOYMENT,
-    new_event_id,
     shard_app,
-    shard_hint,
     shard_path,
     topology,
 )
 from serving.rows import read_events, row_id, row_user
-from serving.schemas import EventOutcomes, Health, Readiness, ShardState
+from serving.schemas import Health
 
 APP_NAME = "gateway"
 DEPLOYMENT_NAME = "Gateway"

@@ -22,9 +22,9 @@ from ray import serve
 
 from rove.config import Config
 from rove.errors import ConfigError, RoveError, StoreUnavailable
+from rove.messages import Readiness
 from rove.release import latest
 from serving.app import targets
-from serving.schemas import Readiness
 
 _HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 _OBJECT_STORE_BYTES = 150_000_000  # requests do not pass through it

@@ -22,7 +22,9 @@ from ray import serve
 from rove.config import Config
 from rove.engine import Engine
 from rove.errors import InvalidInput, NotFound
+from rove.event_ids import new_event_id
 from rove.events import Decision, Interaction, InteractionType, Outcome, RankRequest, Slot
+from rove.messages import EventOutcomes, RewardRequest, ShardState, UserReference
 from rove.shown.contexts import text_of
 from serving import api
 from serving.channels import answer_many
@@ -33,12 +35,11 @@ from serving.routing import (
     MANY_PATH,
     SHARD_DEPLOYMENT,
     check_owner,
-    new_event_id,
     reward_id,
     topology,
 )
 from serving.rows import read_events, read_interaction
-from serving.schemas import EventOutcomes, Health, RewardRequest, ShardState, UserReference
+from serving.schemas import Health
 from serving.turns import EngineTurns, Limits
 
 logger = logging.getLogger(__name__)

@@ -10,32 +10,10 @@ from rove.errors import Misdirected
 from rove.sharding import HASH_NAME, shard_of
 from serving.routing import (
     check_owner,
-    new_event_id,
     reward_id,
-    shard_hint,
     shard_path,
     topology,
 )
-
-
-def test_a_made_id_hints_at_its_shard() -> None:
-    ids = [new_event_id(3) for _ in range(1000)]
-    assert len(set(ids)) == 1000
-    assert {shard_hint(event_id, 4) for event_id in ids} == {3}
-
-
-def test_made_ids_sort_by_time() -> None:
-    times = [new_event_id(0)[2:14] for _ in range(100)]
-    assert times == sorted(times)
-
-
-@pytest.mark.parametrize("event_id", ["mine", "4-", "3-xyz", f"x-{'0' * 32}", f"3-{'0' * 33}"])
-def test_an_id_of_the_clients_own_hints_at_nothing(event_id: str) -> None:
-    assert shard_hint(event_id, 4) is None
-
-
-def test_an_id_from_when_there_were_more_shards_hints_at_nothing() -> None:
-    assert shard_hint(new_event_id(7), 4) is None
 
 
 def test_only_the_owner_passes() -> None:
