@@ -38,6 +38,22 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("config", help="YAML configuration")
     load.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
 
+    keys = commands.add_parser("keys", help="make, list and revoke the API keys")
+    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
+    new = actions.add_parser("new", help="make a key and print it, once")
+    for_all = (new, actions.add_parser("list", help="say which keys there are"))
+    revoke = actions.add_parser("revoke", help="make a key invalid, within a second")
+    for action in (*for_all, revoke):
+        action.add_argument("config", help="YAML configuration; access.keys names the file")
+    new.add_argument("name", help="whose key it is")
+    revoke.add_argument("key", metavar="ID", help="the key's id, as `rove keys list` shows it")
+    for action in (*for_all, revoke):
+        action.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
+    new.add_argument("--role", choices=["read", "write", "admin"], required=True)
+    new.add_argument("--expires-days", type=float, metavar="N", help="valid for so long")
+    new.add_argument("--rate-per-s", type=float, metavar="N", help="instead of access.rate_per_s")
+    new.add_argument("--burst", type=int, metavar="N", help="instead of access.burst")
+
     demo = commands.add_parser("demo", help="the whole loop on a real shop, with a report")
     demo.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
     demo.add_argument("--config", default="examples/shop/rove.yaml", help="YAML configuration")
@@ -60,10 +76,16 @@ def _load(options: argparse.Namespace) -> int:
     return status
 
 
+def _keys(options: argparse.Namespace) -> int:
+    module = importlib.import_module("rove.keys")
+    status: int = module.run(options)
+    return status
+
+
 def _demo(options: argparse.Namespace) -> int:
     module = importlib.import_module("rove.demo.main")
     status: int = module.run(options)
     return status
 
 
-_COMMANDS = {"serve": _serve, "load": _load, "demo": _demo}
+_COMMANDS = {"serve": _serve, "load": _load, "keys": _keys, "demo": _demo}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -407,6 +408,26 @@ class ServingSection(Section):
     """Most interactions in one request."""
 
 
+class AccessSection(Section):
+    """Who may call."""
+
+    keys: Path | None = None
+    """File of API keys, made by `rove keys`; absent: whoever reaches the server may do all."""
+    open: bool = False
+    """Serve without keys where other machines reach it."""
+    rate_per_s: Positive | None = None
+    """Requests per second of each key in each process that it calls; more are answered 429.
+    null: no limit. A key may have its own."""
+    burst: Annotated[int, Field(ge=1)] | None = None
+    """Requests at once; null: those of one second."""
+
+    @model_validator(mode="after")
+    def _limits_need_keys(self) -> Self:
+        if self.keys is None and (self.rate_per_s is not None or self.burst is not None):
+            raise ValueError("rate_per_s and burst are of each key; name a file of keys in keys")
+        return self
+
+
 class Config(Section):
     """The whole tree."""
 
@@ -427,6 +448,17 @@ class Config(Section):
     pretrain: PretrainSection = PretrainSection()
     adapt: AdaptSection = AdaptSection()
     serving: ServingSection = ServingSection()
+    access: AccessSection = AccessSection()
+
+    @model_validator(mode="after")
+    def _keys_where_others_reach_it(self) -> Self:
+        if self.access.keys is None and not self.access.open and not _loopback(self.serving.host):
+            raise ValueError(
+                f"other machines reach serving.host {self.serving.host}, and without access.keys "
+                "anyone could read and change everything; name a file of keys there (`rove keys` "
+                "makes them), or say access.open: true"
+            )
+        return self
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -452,6 +484,13 @@ class Config(Section):
         tree = self.model_dump(mode="json")
         path.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), "utf-8")
         return path
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _read_yaml(path: Path) -> Any:
