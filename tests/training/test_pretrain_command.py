@@ -139,7 +139,6 @@ def test_two_workers_learn_the_same_with_ddp_and_with_fsdp(tmp_path: Path, clust
         ({"path": "/proc/none"}, "'/proc/none' (pretrain.path, .storage) cannot be written: "),
         ({"storage": "/proc/none"}, "'/proc/none' (pretrain.path, .storage) cannot be written: "),
         ({"texts": [{"path": "none.csv"}]}, "none.csv: no such file or folder"),
-        ({"tracking": {"wandb_project": "p"}}, "wandb is not installed: pip install"),
     ],
 )
 def test_what_cannot_be_run_is_one_line(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -25,20 +24,9 @@ STEP = {"loss": 2.0, "num_tokens": 90.0, "padding": 0.1, "seconds": 0.5}
 def test_tensorboard_files_hold_the_figures(tmp_path: Path) -> None:
     (tracker,) = tracking.open_trackers(TrackingSection(), tmp_path, "run", {"seed": 0})
     tracker.log({"train/loss": 1.5}, 1)
-    tracker.close()
+    tracker.close(failed=False)
     (path,) = (tmp_path / "tensorboard").iterdir()
     assert b"train/loss" in path.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("package", "settings"),
-    [("wandb", {"wandb_project": "p"}), ("mlflow", {"mlflow_uri": "file:///tmp/none"})],
-)
-def test_a_tracker_without_its_package_is_refused(package: str, settings: dict[str, str]) -> None:
-    if importlib.util.find_spec(package):
-        pytest.skip(f"{package} is installed")
-    with pytest.raises(ConfigError, match=re.escape(f"{package} is not installed: pip install")):
-        tracking.check(TrackingSection(**settings))  # type: ignore[arg-type]
 
 
 def test_the_report_says_what_happened(tmp_path: Path) -> None:
