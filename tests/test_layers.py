@@ -69,6 +69,12 @@ def test_the_engine_does_not_load_torch_so_a_shard_starts_fast() -> None:
     assert loaded.isdisjoint({"torch", "transformers", "ray"}), loaded
 
 
+def test_the_client_is_light_and_loaded_only_by_name() -> None:
+    loaded = loaded_by("import rove.client")
+    assert loaded.isdisjoint({"numpy", "torch", "ray", "pydantic", "sqlalchemy"}), loaded
+    assert "httpx" not in loaded_by("import rove, rove.events, rove.engine")
+
+
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_no_relative_import_hides_an_arrow_between_packages(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
