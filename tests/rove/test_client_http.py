@@ -74,6 +74,11 @@ class Script:
         return [seen.path for seen in self.seen]
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64  # its 5 are too few for calls that start together
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     script: Script
@@ -116,8 +121,7 @@ def stored() -> None:
 def script() -> Iterator[Script]:
     script = Script()
     handler = type("Scripted", (Handler,), {"script": script})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     script.url = f"http://127.0.0.1:{server.server_port}"
@@ -267,7 +271,7 @@ def test_calls_that_start_together_ask_for_the_topology_once(script: Script, kin
         with ThreadPoolExecutor(8) as pool:
             return list(pool.map(rank, [client] * 8))
 
-    assert len(run(script, use, kind, direct=True)) == 8
+    assert len(run(script, use, kind, direct=True, timeout_s=20.0)) == 8
     assert sorted(script.paths) == ["/shards/0/v1/rank"] * 8 + ["/v1/topology"]
 
 
