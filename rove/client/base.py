@@ -18,6 +18,8 @@ from rove.errors import shown
 
 CONNECT_S = 2.0
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+TIMEOUT_HEADER = "x-request-timeout-s"
+"""How long this client waits: what the server cannot do by then it need not begin."""
 _JSON = "application/json"
 
 
@@ -78,11 +80,14 @@ class BaseClient:
 
 def request_of(step: Send) -> dict[str, Any]:
     """Return the arguments of httpx for a request."""
+    headers = {TIMEOUT_HEADER: f"{step.timeout_s:.3f}"}
+    if step.body:
+        headers["content-type"] = _JSON
     return {
         "method": step.method,
         "url": step.path,
         "content": step.body or None,
-        "headers": {"content-type": _JSON} if step.body else None,
+        "headers": headers,
         "timeout": httpx.Timeout(step.timeout_s, connect=min(step.timeout_s, CONNECT_S)),
     }
 
