@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray import serve
 from ray.serve import Application
 
-from serving.http import Receive, Scope, Send, read_body
+from serving.asgi import Receive, Scope, Send, read_body
 
 _BODY = b"{}"
 _START = {

@@ -24,6 +24,7 @@ from rove.messages import (
     UserReference,
 )
 from rove.records import DecisionRecord, Erasure, UserProfile
+from serving.access import Access
 from serving.schemas import (
     Embeddings,
     EmbeddingsRequest,
@@ -52,12 +53,16 @@ class Endpoint(Struct, frozen=True, kw_only=True):
     query: tuple[str, ...] = ()
     on_shard: bool = False
     """Also served by each shard at its own prefix."""
+    access: Access = "admin"
+    """Who may call it, once there are keys. read: what changes nothing; write: what a shop's
+    server does all day; admin: what cannot be undone or is about the service itself."""
 
 
 RANK = Endpoint(
     name="rank",
     method="POST",
     path="/v1/rank",
+    access="write",
     tag="decisions",
     summary="Choose k items for a user. The same id with the same body gives the same answer.",
     body=RankRequest,
@@ -70,6 +75,7 @@ EVENTS = Endpoint(
     name="events",
     method="POST",
     path="/v1/events",
+    access="write",
     tag="events",
     summary="Store what users did and learn from it. One bad row does not fail the others; "
     "when a shard cannot answer the whole call fails, and sending it again is safe.",
@@ -82,6 +88,7 @@ REWARD = Endpoint(
     name="reward",
     method="POST",
     path="/v1/events/{event_id}/reward",
+    access="write",
     tag="events",
     summary="Give one slot of a decision an explicit reward.",
     body=RewardRequest,
@@ -94,6 +101,7 @@ ACTIVATE = Endpoint(
     name="activate",
     method="POST",
     path="/v1/events/{event_id}/activate",
+    access="write",
     tag="decisions",
     summary="Say that a deferred decision was shown.",
     body=UserReference,
@@ -107,6 +115,7 @@ DECISION = Endpoint(
     name="decision",
     method="GET",
     path="/v1/events/{event_id}",
+    access="read",
     tag="decisions",
     summary="The record of a decision, and what it earned.",
     answer=DecisionRecord,
@@ -118,6 +127,7 @@ GET_ITEM = Endpoint(
     name="get_item",
     method="GET",
     path="/v1/items/{item_id}",
+    access="read",
     tag="catalogue",
     summary="One item of the catalogue.",
     answer=Item,
@@ -128,6 +138,7 @@ PUT_ITEM = Endpoint(
     name="put_item",
     method="PUT",
     path="/v1/items/{item_id}",
+    access="write",
     tag="catalogue",
     summary="Add or replace an item; it can be recommended as soon as this is answered.",
     body=ItemFields,
@@ -138,6 +149,7 @@ DELETE_ITEM = Endpoint(
     name="delete_item",
     method="DELETE",
     path="/v1/items/{item_id}",
+    access="write",
     tag="catalogue",
     summary="Take an item out of the catalogue.",
     status=204,
@@ -147,6 +159,7 @@ PUT_ITEMS = Endpoint(
     name="put_items",
     method="POST",
     path="/v1/items:batch",
+    access="write",
     tag="catalogue",
     summary="Add or replace many items. One bad row does not fail the others.",
     body=ItemBatch,
@@ -157,6 +170,7 @@ GET_USER = Endpoint(
     name="get_user",
     method="GET",
     path="/v1/users/{user_id}",
+    access="read",
     tag="users",
     summary="What is known and was learnt about a user.",
     answer=UserProfile,
@@ -167,6 +181,7 @@ DELETE_USER = Endpoint(
     name="delete_user",
     method="DELETE",
     path="/v1/users/{user_id}",
+    access="admin",
     tag="users",
     summary="Erase a user: every decision, every interaction; answers with a receipt.",
     answer=Erasure,
@@ -177,6 +192,7 @@ EMBEDDINGS = Endpoint(
     name="embeddings",
     method="POST",
     path="/v1/embeddings",
+    access="read",
     tag="encoder",
     summary="Encode texts, in the format of the OpenAI embeddings call.",
     body=EmbeddingsRequest,
@@ -187,6 +203,7 @@ TOPOLOGY = Endpoint(
     name="topology",
     method="GET",
     path="/v1/topology",
+    access="read",
     tag="service",
     summary="Which shard owns which user, for clients that call the shards directly.",
     answer=Topology,
@@ -196,6 +213,7 @@ HEALTH = Endpoint(
     name="health",
     method="GET",
     path="/healthz",
+    access="open",
     tag="service",
     summary="The process is alive.",
     answer=Health,
@@ -205,6 +223,7 @@ READY = Endpoint(
     name="ready",
     method="GET",
     path="/readyz",
+    access="read",
     tag="service",
     summary="Every shard and the encoder answer.",
     answer=Readiness,
@@ -214,6 +233,7 @@ SHARD_READY = Endpoint(
     name="shard_ready",
     method="GET",
     path="/readyz",
+    access="read",
     tag="service",
     summary="The shard answers.",
     answer=ShardState,

@@ -161,6 +161,8 @@ def portable(config: Config) -> dict[str, Any]:
     """Return the configuration as plain data that means the same in another working directory."""
     tree: dict[str, Any] = config.model_dump(mode="json")
     tree["releases"]["path"] = str(config.releases.path.absolute())
+    if config.access.keys is not None:
+        tree["access"]["keys"] = str(config.access.keys.absolute())
     if config.store.url.startswith(_SQLITE):
         folder = Path(config.store.url.removeprefix(_SQLITE))
         tree["store"]["url"] = f"{_SQLITE}{folder.absolute()}"

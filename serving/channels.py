@@ -8,10 +8,12 @@ requests is answered 503: their ids make sending them again safe.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
 import msgspec
+from msgspec import structs
 
 from rove.errors import Overloaded, RoveError
 from serving.http import Request, Response, problem
@@ -53,6 +55,8 @@ class Channel:
         try:
             while self._waiting:
                 batch = self._take()
+                if not batch:
+                    continue
                 try:
                     responses = await self._call([request for request, _ in batch])
                 except Exception as error:  # fails these requests, not those that wait
@@ -66,21 +70,33 @@ class Channel:
             self._task = None
 
     def _take(self) -> list[tuple[Request, asyncio.Future[Response]]]:
-        """Take what fits into one call off the queue, at least one request."""
-        batch = [self._waiting.popleft()]
-        size = len(batch[0][0].body)
+        """Take what fits into one call off the queue, without what nobody waits for any more."""
+        batch: list[tuple[Request, asyncio.Future[Response]]] = []
+        size = 0
         while self._waiting and len(batch) < self._max_batch:
-            size += len(self._waiting[0][0].body) + _FRAME_BYTES
-            if size > self._max_bytes:
+            request, answer = self._waiting[0]
+            if answer.done():  # its time is over or the client has gone
+                self._waiting.popleft()
+                continue
+            size += len(request.body) + _FRAME_BYTES * bool(batch)
+            if batch and size > self._max_bytes:
                 break
             batch.append(self._waiting.popleft())
         return batch
 
     async def _call(self, requests: list[Request]) -> list[Response]:
         try:
-            return _decode_responses(await self._many(_encode_requests(requests)))
+            sent = [_shifted(request, -time.monotonic()) for request in requests]
+            return _decode_responses(await self._many(_encode_requests(sent)))
         except RoveError as error:
             return [problem(error)] * len(requests)
+
+
+def _shifted(request: Request, by_s: float) -> Request:
+    """Return the request with its deadline on another clock."""
+    if not request.deadline_s:
+        return request
+    return structs.replace(request, deadline_s=request.deadline_s + by_s)
 
 
 def _fail(answer: asyncio.Future[Response], error: Exception) -> None:
@@ -90,7 +106,8 @@ def _fail(answer: asyncio.Future[Response], error: Exception) -> None:
 
 async def answer_many(payload: bytes, respond: Callable[[Request], Awaitable[Response]]) -> bytes:
     """Answer the requests of one call of a channel, at the shard."""
-    requests = _decode_requests(payload)
+    now_s = time.monotonic()
+    requests = [_shifted(request, now_s) for request in _decode_requests(payload)]
     answers = await asyncio.gather(*map(respond, requests), return_exceptions=True)
     return _encode_requests([_response(answer) for answer in answers])
 

@@ -39,15 +39,16 @@ SwaggerUIBundle({url: "openapi.json", dom_id: "#page", deepLinking: true, valida
 """
 
 
-def add_docs(router: Router) -> None:
-    """Serve the document and the page."""
-    text = msgspec.json.encode(document())
-    router.add("GET", "/openapi.json", _constant(Response(200, text)))
-    router.add("GET", "/docs", _constant(Response(200, _PAGE, "text/html; charset=utf-8")))
+def add_docs(router: Router, *, with_keys: bool) -> None:
+    """Serve the document and the page; `with_keys`: calls need API keys, these too."""
+    text = msgspec.json.encode(document(with_keys=with_keys))
+    page = Response(200, _PAGE, "text/html; charset=utf-8")
+    router.add("GET", "/openapi.json", _constant(Response(200, text)), "read")
+    router.add("GET", "/docs", _constant(page), "read")
     folder = _static_folder()
     for name, kind in _FILES.items():
         answer = Response(200, (folder / name).read_bytes(), kind, _CACHED)
-        router.add("GET", f"/docs/{name}", _constant(answer))
+        router.add("GET", f"/docs/{name}", _constant(answer), "read")
 
 
 def _static_folder() -> Path:

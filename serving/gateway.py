@@ -24,6 +24,7 @@ from rove.events import Outcome, RankRequest
 from rove.messages import EventOutcomes, Readiness, ShardState
 from rove.sharding import shard_of
 from serving import api
+from serving.access import Guard
 from serving.catalogue import CatalogueApi, CatalogueWriter
 from serving.channels import Channel
 from serving.docs import add_docs
@@ -191,7 +192,7 @@ def _starting_with(first: int | None, num_shards: int) -> Iterable[int]:
 
 def _part(request: Request, rows: Sequence[Raw]) -> Request:
     body = b'{"interactions":[' + b",".join(bytes(row) for row in rows) + b"]}"
-    return Request(request.method, request.path, body=body)
+    return Request(request.method, request.path, body=body, deadline_s=request.deadline_s)
 
 
 class ShardCalls:
@@ -207,6 +208,7 @@ class ShardCalls:
         self._remote = remote
         self._max_bytes = serving.max_body_bytes
         self._session: aiohttp.ClientSession | None = None  # made on the loop that it runs on
+        self._token: str | None = None
 
     async def many(self, payload: bytes) -> bytes:
         """Have the shard answer the requests of one call of its channel."""
@@ -214,7 +216,9 @@ class ShardCalls:
             try:
                 return await self._post(payload)
             except (aiohttp.ClientError, TimeoutError) as error:
-                logger.warning("%s by handle: %r", self._url, error)
+                self._token = None  # the shard may be another process now
+                # Not its repr: that has the request's headers.
+                logger.warning("%s by handle: %s: %s", self._url, type(error).__name__, error)
         answer: bytes = await self._remote.call("many", payload)
         return answer
 
@@ -226,7 +230,10 @@ class ShardCalls:
                 headers=_HEADERS,
                 raise_for_status=True,
             )
-        async with self._session.post(self._url, data=payload) as answer:
+        if self._token is None:
+            self._token = f"Bearer {await self._remote.call('internal_token')}"
+        headers = {"authorization": self._token}
+        async with self._session.post(self._url, data=payload, headers=headers) as answer:
             return await answer.read()
 
 
@@ -260,12 +267,19 @@ class _Gateway:
         self._router = Router()
         for endpoint in api.ENDPOINTS:
             (part,) = (part for part in parts if hasattr(part, endpoint.name))
-            self._router.add(endpoint.method, endpoint.path, getattr(part, endpoint.name))
-        add_docs(self._router)
+            handler = getattr(part, endpoint.name)
+            self._router.add(endpoint.method, endpoint.path, handler, endpoint.access)
+        add_docs(self._router, with_keys=tree.access.keys is not None)
+        self._guard = Guard(tree.access)
+        self._gateway = gateway
         self._max_body_bytes = serving.max_body_bytes
 
     def __serve_build_asgi_app__(self) -> App:
-        return App(self._router, self._max_body_bytes)
+        return App(self._router, self._max_body_bytes, self._guard)
+
+    async def ready(self) -> None:
+        """Return when every shard and the encoder answer; raise when one does not."""
+        await self._gateway.ready(Request("GET", api.READY.path))
 
     async def _sync(self) -> None:
         """Have every shard take in the catalogue; one that is away does when it is back."""

@@ -4,29 +4,53 @@
 - A path is matched on its percent-encoded form, so that an id may contain a slash (`%2F`).
 - `Request` and `Response` are array-like msgpack records too: the gateway sends them to a shard as
   they are.
+- Who may call, and how often, is checked before the body is read (`serving.access`).
+- `x-request-timeout-s` is how long the client waits. The time left travels with a request to the
+  shard; once it is over, the request is answered 504 and leaves the queues it waits in.
 - Errors raised on purpose become `application/problem+json`; others are left to crash.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote
 
 import msgspec
 from msgspec import Struct
 
+from rove.config import AccessSection
 from rove.errors import InvalidInput, NotFound, PayloadTooLarge, RoveError, shown
 from rove.events import MAX_TEXT_LENGTH
-from serving.problems import PROBLEM_TYPE, MethodNotAllowed, problem_body, retry_after_s
+from serving.access import Access, Guard
+from serving.asgi import (
+    Disconnected,
+    Receive,
+    Scope,
+    Send,
+    headers_of,
+    lifespan,
+    path_of,
+    read_body,
+)
+from serving.problems import (
+    PROBLEM_TYPE,
+    DeadlineExceeded,
+    MethodNotAllowed,
+    problem_body,
+    problem_headers,
+)
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 T = TypeVar("T")
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
+NO_CONTENT = 204
+TIMEOUT_HEADER = "x-request-timeout-s"
+_HEADERS = (TIMEOUT_HEADER.encode(), b"authorization")
+_MAX_TIMEOUT_S = 3600.0
 _TOO_LONG = f"of length <= {MAX_TEXT_LENGTH}"
 
 
@@ -42,6 +66,9 @@ class Request(Struct, array_like=True):
     """The id that a gateway gave the decision, for a body that names none."""
     params: tuple[str, ...] = ()
     """The decoded variable parts of the path, in order."""
+    deadline_s: float = 0.0
+    """When it must be answered, in this process's monotonic time; 0: whenever. Between processes,
+    the seconds left."""
 
     def argument(self, name: str) -> str | None:
         """Return the first value of a query parameter."""
@@ -93,47 +120,62 @@ def decoder(kind: Any) -> Decoder:
 
 def problem(error: RoveError) -> Response:
     """Return the problem+json answer for `error`."""
-    wait_s = retry_after_s(error)
-    headers = () if wait_s is None else (("retry-after", str(wait_s)),)
-    return Response(error.status, problem_body(error), PROBLEM_TYPE, headers)
+    return Response(error.status, problem_body(error), PROBLEM_TYPE, problem_headers(error))
+
+
+class _Route(Struct, frozen=True):
+    handler: Handler
+    access: Access
 
 
 class Router:
     """Finds the handler of a request: fixed paths by one lookup, then those with variable parts."""
 
     def __init__(self) -> None:
-        self._fixed: dict[str, dict[str, Handler]] = {}
-        self._variable: dict[int, list[tuple[tuple[str, ...], dict[str, Handler]]]] = {}
+        self._fixed: dict[str, dict[str, _Route]] = {}
+        self._variable: dict[int, list[tuple[tuple[str, ...], dict[str, _Route]]]] = {}
 
-    def add(self, method: str, path: str, handler: Handler) -> None:
+    def add(self, method: str, path: str, handler: Handler, access: Access = "admin") -> None:
         """Serve `method path` with `handler`; `{name}` stands for one variable part."""
+        route = _Route(handler, access)
         if "{" not in path:
-            self._fixed.setdefault(path, {})[method] = handler
+            self._fixed.setdefault(path, {})[method] = route
             return
         parts = tuple("" if part.startswith("{") else part for part in path.split("/")[1:])
         patterns = self._variable.setdefault(len(parts), [])
         for known, methods in patterns:
             if known == parts:
-                methods[method] = handler
+                methods[method] = route
                 return
-        patterns.append((parts, {method: handler}))
+        patterns.append((parts, {method: route}))
+
+    def access(self, request: Request) -> Access:
+        """Return who may make the request; any key may learn that a path does not exist."""
+        methods = self._find(request)
+        route = None if methods is None else methods.get(request.method)
+        return "read" if route is None else route.access
 
     async def respond(self, request: Request) -> Response:
         """Return the answer to `request`; errors raised on purpose come as problem+json."""
-        methods = self._fixed.get(request.path) or self._match(request)
+        methods = self._find(request)
         if methods is None:
             return problem(NotFound(f"no such path: {shown(request.path)}; see /docs"))
-        handler = methods.get(request.method)
-        if handler is None:
+        route = methods.get(request.method)
+        if route is None:
             return _not_allowed(request, sorted(methods))
         try:
             if request.params:
                 request.params = tuple(_unquoted(part) for part in request.params)
-            return await handler(request)
+            if request.deadline_s:
+                return await _in_time(route.handler, request)
+            return await route.handler(request)
         except RoveError as error:
             return problem(error)
 
-    def _match(self, request: Request) -> dict[str, Handler] | None:
+    def _find(self, request: Request) -> dict[str, _Route] | None:
+        return self._fixed.get(request.path) or self._match(request)
+
+    def _match(self, request: Request) -> dict[str, _Route] | None:
         parts = request.path.split("/")[1:]
         for pattern, methods in self._variable.get(len(parts), ()):
             pairs = list(zip(pattern, parts, strict=True))
@@ -160,65 +202,79 @@ def _unquoted(part: str) -> str:
         raise InvalidInput(f"the path is not UTF-8: {shown(part)}") from None
 
 
+async def _in_time(handler: Handler, request: Request) -> Response:
+    """Return the handler's answer; cancel it and raise `DeadlineExceeded` when time runs out."""
+    late = DeadlineExceeded(
+        f"{TIMEOUT_HEADER} ran out before the answer was there; what has an id may be sent again "
+        "with the same one"
+    )
+    left_s = request.deadline_s - time.monotonic()
+    if left_s <= 0.0:
+        raise late
+    limit = asyncio.timeout(left_s)
+    try:
+        async with limit:
+            return await handler(request)
+    except TimeoutError:
+        if limit.expired():
+            raise late from None
+        raise
+
+
 class App:
     """The ASGI application of a router."""
 
-    def __init__(self, router: Router, max_body_bytes: int) -> None:
-        self._respond = router.respond
+    def __init__(self, router: Router, max_body_bytes: int, guard: Guard | None = None) -> None:
+        self._router = router
         self._max_body_bytes = max_body_bytes
+        self._guard = guard or Guard(AccessSection())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-            return
-        assert scope["type"] == "http", scope["type"]
-        try:
-            body = await read_body(receive, self._max_body_bytes)
-        except PayloadTooLarge as error:
-            response = problem(error)
+            await lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
         else:
-            response = await self._respond(
-                Request(
-                    scope["method"], _path(scope), scope["query_string"].decode("latin-1"), body
-                )
-            )
-        await _answer(response, send)
+            try:
+                await _answer(await self._respond(scope, receive), send)
+            except Disconnected:
+                return
+
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
+        arrived_s = time.monotonic()
+        request = Request(scope["method"], path_of(scope), scope["query_string"].decode("latin-1"))
+        timeout, authorization = headers_of(scope, *_HEADERS)
+        try:
+            self._guard.admit(self._router.access(request), authorization)
+            if timeout is not None:
+                request.deadline_s = arrived_s + _timeout_s(timeout)
+            request.body = await read_body(receive, self._max_body_bytes)
+        except RoveError as error:
+            return problem(error)
+        return await self._router.respond(request)
 
 
-async def read_body(receive: Receive, max_bytes: int) -> bytes:
-    """Return the whole body; raise `PayloadTooLarge` once it is over `max_bytes`."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    size = len(body)
-    pieces = [body]
-    while message.get("more_body") and size <= max_bytes:
-        message = await receive()
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-    if size > max_bytes:
-        raise PayloadTooLarge(f"the body is over {max_bytes} bytes; send less at a time")
-    return body if len(pieces) == 1 else b"".join(pieces)
-
-
-def _path(scope: Scope) -> str:
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    return raw[len(scope.get("root_path", "")) :].decode("latin-1") or "/"
+def _timeout_s(text: str) -> float:
+    try:
+        timeout_s = float(text)
+    except ValueError:
+        timeout_s = 0.0
+    if not 0.0 < timeout_s <= _MAX_TIMEOUT_S:
+        raise InvalidInput(
+            f"{TIMEOUT_HEADER} must be seconds above 0, at most {_MAX_TIMEOUT_S:g}, "
+            f"got {shown(text)}"
+        )
+    return timeout_s
 
 
 async def _answer(response: Response, send: Send) -> None:
-    headers = [
-        (b"content-type", response.content_type.encode()),
-        (b"content-length", b"%d" % len(response.body)),
-    ]
+    headers = []
+    if response.status != NO_CONTENT:
+        headers = [
+            (b"content-type", response.content_type.encode()),
+            (b"content-length", b"%d" % len(response.body)),
+        ]
     for name, value in response.headers:
         headers.append((name.encode("latin-1"), value.encode("latin-1")))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     await send({"type": "http.response.body", "body": response.body})
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

@@ -16,6 +16,7 @@ _ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # nothing else routes to a local Serve
+    "RAY_AUTH_MODE": "token",  # only who has the token of ~/.ray/auth_token may use the cluster
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",  # messages come at once or, when Ray stops, not at all
     "RAY_worker_niceness": "0",  # by default replicas give way (15) to everything else on the CPU

@@ -21,8 +21,25 @@ _VERSION = "1"
 _DESCRIPTION = (
     "Rank items for users, tell what they did, and the next rank knows it. "
     "Paths that list a second server are also served by each shard itself, at its own prefix, "
-    "for clients that read `/v1/topology`."
+    "for clients that read `/v1/topology`. The header `x-request-timeout-s` says how many seconds "
+    "the client waits: what is not answered by then is answered 504 and given up."
 )
+_KEY = "api_key"
+_SCHEMES = {
+    _KEY: {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A key of `rove keys new`. Each operation names the least role it needs: "
+        "read, write, admin.",
+    }
+}
+_WITH_KEYS = (401, 403, 429)
+_COMMON = (400, 504)
+_HEADERS = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
+    429: {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}},
+    503: {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}},
+}
 _SERVERS = [
     {"url": "/", "description": "the gateway"},
     {
@@ -33,8 +50,10 @@ _SERVERS = [
 ]
 
 
-def document(endpoints: Iterable[Endpoint] = api.ENDPOINTS) -> dict[str, Any]:
-    """Return the document of `endpoints`."""
+def document(
+    endpoints: Iterable[Endpoint] = api.ENDPOINTS, *, with_keys: bool = True
+) -> dict[str, Any]:
+    """Return the document of `endpoints`; `with_keys`: calls need API keys."""
     endpoints = tuple(endpoints)
     kinds = [kind for endpoint in endpoints for kind in (endpoint.body, endpoint.answer) if kind]
     schemas, components = msgspec.json.schema_components([*kinds, Problem], ref_template=_REF)
@@ -42,13 +61,17 @@ def document(endpoints: Iterable[Endpoint] = api.ENDPOINTS) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         path = paths.setdefault(endpoint.path, {})
-        path[endpoint.method.lower()] = _operation(endpoint, schema_of)
+        path[endpoint.method.lower()] = operation = _operation(endpoint, schema_of)
+        if with_keys and endpoint.access != "open":
+            operation["security"] = [{_KEY: [endpoint.access]}]
+            _add_problems(operation, _WITH_KEYS, schema_of)
+    schemes = {"securitySchemes": _SCHEMES} if with_keys else {}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Rove", "version": _VERSION, "description": _DESCRIPTION},
         "servers": _SERVERS[:1],
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, **schemes},
     }
 
 
@@ -57,8 +80,11 @@ def _operation(endpoint: Endpoint, schema_of: dict[int, dict[str, Any]]) -> dict
         "operationId": endpoint.name,
         "tags": [endpoint.tag],
         "summary": endpoint.summary,
-        "responses": _responses(endpoint, schema_of),
+        "responses": {str(endpoint.status): _good(endpoint, schema_of)},
     }
+    _add_problems(operation, (*endpoint.problems, *_COMMON), schema_of)
+    if endpoint.body is not None:
+        _add_problems(operation, (408,), schema_of)
     parameters = [_parameter(name, "path") for name in _VARIABLE.findall(endpoint.path)]
     parameters += [_parameter(name, "query") for name in endpoint.query]
     if parameters:
@@ -73,22 +99,24 @@ def _operation(endpoint: Endpoint, schema_of: dict[int, dict[str, Any]]) -> dict
     return operation
 
 
-def _responses(endpoint: Endpoint, schema_of: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _good(endpoint: Endpoint, schema_of: dict[int, dict[str, Any]]) -> dict[str, Any]:
     good: dict[str, Any] = {"description": HTTPStatus(endpoint.status).phrase}
     if endpoint.answer is not None:
         good["content"] = {JSON: {"schema": schema_of[id(endpoint.answer)]}}
-    responses = {str(endpoint.status): good}
-    for status in endpoint.problems:
+    return good
+
+
+def _add_problems(
+    operation: dict[str, Any], statuses: Iterable[int], schema_of: dict[int, dict[str, Any]]
+) -> None:
+    for status in statuses:
         problem: dict[str, Any] = {
             "description": HTTPStatus(status).phrase,
             "content": {PROBLEM_TYPE: {"schema": schema_of[id(Problem)]}},
         }
-        if status in (429, 503):
-            problem["headers"] = {
-                "Retry-After": {"description": "seconds", "schema": {"type": "integer"}}
-            }
-        responses[str(status)] = problem
-    return responses
+        if status in _HEADERS:
+            problem["headers"] = _HEADERS[status]
+        operation["responses"][str(status)] = problem
 
 
 def _parameter(name: str, where: str) -> dict[str, Any]:

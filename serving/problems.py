@@ -23,6 +23,34 @@ class MethodNotAllowed(RoveError):
     title = "Method not allowed"
 
 
+class Unauthorized(RoveError):
+    """No key, or none that is valid."""
+
+    status = 401
+    title = "Unauthorized"
+
+
+class Forbidden(RoveError):
+    """The key's role is too low."""
+
+    status = 403
+    title = "Forbidden"
+
+
+class BodyTimeout(RoveError):
+    """The body did not arrive in time."""
+
+    status = 408
+    title = "Request timeout"
+
+
+class DeadlineExceeded(RoveError):
+    """The time that the client gave ran out; what it asked for may have been done or not."""
+
+    status = 504
+    title = "Deadline exceeded"
+
+
 class Unavailable(RoveError):
     """A shard or the encoder does not answer; nothing was acknowledged."""
 
@@ -46,6 +74,14 @@ def problem_of(error: RoveError) -> dict[str, object]:
 def problem_body(error: RoveError) -> bytes:
     """Return the JSON of `error`."""
     return msgspec.json.encode(problem_of(error))
+
+
+def problem_headers(error: RoveError) -> tuple[tuple[str, str], ...]:
+    """Return the headers that go with the answer."""
+    if error.status == 401:
+        return (("www-authenticate", 'Bearer realm="rove"'),)
+    wait_s = retry_after_s(error)
+    return () if wait_s is None else (("retry-after", str(wait_s)),)
 
 
 def retry_after_s(error: RoveError) -> int | None:

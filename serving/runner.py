@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -15,16 +16,18 @@ from contextlib import contextmanager
 from types import FrameType
 
 import httpx
-import msgspec
 import ray
 from msgspec import Struct
 from ray import serve
 
 from rove.config import Config
 from rove.errors import ConfigError, RoveError, StoreUnavailable
-from rove.messages import Readiness
 from rove.release import latest
+from serving import api
 from serving.app import targets
+from serving.gateway import APP_NAME as GATEWAY_APP
+from serving.gateway import DEPLOYMENT_NAME as GATEWAY_DEPLOYMENT
+from serving.handles import RemoteApp
 
 _HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 _OBJECT_STORE_BYTES = 150_000_000  # requests do not pass through it
@@ -101,20 +104,31 @@ def running(
             ray.shutdown()
 
 
-def wait_ready(url: str, timeout_s: float = _READY_S) -> Readiness:
-    """Return what `/readyz` says once it says that everything is."""
+def wait_ready(url: str, timeout_s: float = _READY_S) -> None:
+    """Return once the gateway answers at `url` and says that everything else does."""
     deadline = time.monotonic() + timeout_s
     last = "no answer"
     while time.monotonic() < deadline:
         try:
-            answer = httpx.get(f"{url}/readyz", timeout=_READY_S)
-            if answer.status_code == 200:
-                return msgspec.json.decode(answer.content, type=Readiness)
-            last = answer.text
-        except httpx.TransportError as error:
+            httpx.get(f"{url}{api.HEALTH.path}", timeout=timeout_s).raise_for_status()
+            refusal: str | None = ray.get(_why_not_ready.remote(timeout_s))
+            if refusal is None:
+                return
+            last = refusal
+        except httpx.HTTPError as error:
             last = str(error)
         time.sleep(_POLL_S)
     raise StoreUnavailable(f"not ready after {timeout_s:g} s: {last}")
+
+
+@ray.remote(num_cpus=0)
+def _why_not_ready(timeout_s: float) -> str | None:
+    """Ask the gateway by handle, which needs no API key but an event loop that ends with it."""
+    try:
+        asyncio.run(RemoteApp(GATEWAY_DEPLOYMENT, GATEWAY_APP, timeout_s).call("ready"))
+    except RoveError as error:
+        return str(error)
+    return None
 
 
 def _cpus(config: Config) -> float:

@@ -27,6 +27,7 @@ from rove.events import Decision, Interaction, InteractionType, Outcome, RankReq
 from rove.messages import EventOutcomes, RewardRequest, ShardState, UserReference
 from rove.shown.contexts import text_of
 from serving import api
+from serving.access import Guard
 from serving.channels import answer_many
 from serving.encoder import EncoderClient, TextVectors
 from serving.http import MSGPACK, App, Request, Response, Router, decoder
@@ -73,12 +74,13 @@ class ShardApi:
         """Return the router of all of the shard's routes."""
         router = Router()
         for endpoint in api.SHARD_ENDPOINTS:
-            router.add(endpoint.method, endpoint.path, getattr(self, endpoint.name))
+            handler = getattr(self, endpoint.name)
+            router.add(endpoint.method, endpoint.path, handler, endpoint.access)
 
         async def many(request: Request) -> Response:
             return Response(200, await answer_many(request.body, router.respond), MSGPACK)
 
-        router.add("POST", MANY_PATH, many)
+        router.add("POST", MANY_PATH, many, "internal")
         return router
 
     async def rank(self, request: Request) -> Response:
@@ -237,11 +239,16 @@ class _BanditShard:
             max_events=serving.max_events,
             reads_contexts=tree.feedback == "shown",
         ).router()
+        self._guard = Guard(tree.access)
         self._max_body_bytes = serving.max_body_bytes
 
     async def __serve_build_asgi_app__(self) -> App:
         await self._turns.start()
-        return App(self._router, self._max_body_bytes)
+        return App(self._router, self._max_body_bytes, self._guard)
+
+    async def internal_token(self) -> str:
+        """Return what a gateway shows when it calls by HTTP."""
+        return self._guard.internal_token
 
     async def many(self, payload: bytes) -> bytes:
         """Answer the requests of one call of a gateway."""

@@ -5,6 +5,7 @@ thread while the event loop goes on reading the next ones.
 
 - The interactions of a turn are observed before its requests are ranked, each in one engine call
   with one commit; what arrives during a commit goes into the next turn.
+- A rank that nobody waits for any more is left out; interactions are stored all the same.
 - A queue is bounded: beyond it a request is refused with `Overloaded`, never dropped.
 - An engine that fails in a way nobody foresaw is not trusted any more: its turn is answered with
   the error, and the next turn has a new engine, built from the ledger.
@@ -193,7 +194,11 @@ class EngineTurns(Generic[E]):
     def _take(self) -> _Turn:
         """Take the next turn's work off the queues."""
         limits = self._limits
-        ranks = [self._ranks.popleft() for _ in range(min(len(self._ranks), limits.max_batch))]
+        ranks: list[_Rank] = []
+        while self._ranks and len(ranks) < limits.max_batch:
+            part = self._ranks.popleft()
+            if not part.answer.done():  # else its time is over or the client has gone
+                ranks.append(part)
         events: list[_Events] = []
         num_interactions = 0
         while self._events and num_interactions < limits.max_events:

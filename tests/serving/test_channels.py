@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -145,3 +146,42 @@ def test_a_call_is_bounded_in_bytes() -> None:
         assert shard.sizes == [1, 2, 1, 1]
 
     played(script)
+
+
+def test_what_nobody_waits_for_any_more_is_not_sent() -> None:
+    async def script(shard: Shard, channel: Channel) -> None:
+        shard.gate.clear()
+        first = asyncio.create_task(channel.send(get("/first")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        given_up, kept = (asyncio.create_task(channel.send(get(path))) for path in ("/a", "/b"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.sleep(0)
+        shard.gate.set()
+        assert (await first).body == b"/first"
+        assert (await kept).body == b"/b"
+        assert shard.sizes == [1, 1]
+
+    played(script)
+
+
+def test_the_time_left_goes_with_a_request() -> None:
+    """A deadline is a time of this process here and of the shard's there, a few ms later."""
+    deadlines = []
+
+    async def respond(request: Request) -> Response:
+        deadlines.append(request.deadline_s)
+        return Response()
+
+    async def many(payload: bytes) -> bytes:
+        return await answer_many(payload, respond)
+
+    async def script() -> None:
+        channel = Channel(many, max_batch=8, max_queue=8, max_bytes=1000)
+        await channel.send(Request("GET", "/", deadline_s=time.monotonic() + 5.0))
+        await channel.send(get("/"))
+
+    asyncio.run(script())
+    assert deadlines[0] - time.monotonic() == pytest.approx(5.0, abs=0.5)
+    assert deadlines[1] == 0.0

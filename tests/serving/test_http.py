@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -14,7 +15,9 @@ from msgspec import Struct
 
 from rove.errors import InvalidInput, NotFound, Overloaded, PayloadTooLarge
 from rove.events import RankRequest
+from serving.asgi import Receive, read_body
 from serving.http import App, Request, Response, Router, decoder, problem
+from serving.problems import BodyTimeout
 
 MAX_BODY_BYTES = 1000
 
@@ -37,16 +40,39 @@ async def missing(request: Request) -> Response:
     raise NotFound("no such thing", thing=request.params[0])
 
 
+async def empty(request: Request) -> Response:
+    return Response(204)
+
+
+async def slow(request: Request) -> Response:
+    await asyncio.sleep(60.0)
+    return Response()
+
+
+async def slow_inside(request: Request) -> Response:
+    raise TimeoutError("its own")
+
+
 def small_app() -> App:
     router = Router()
     router.add("POST", "/fixed", echo)
     router.add("GET", "/things/{id}", echo)
     router.add("DELETE", "/things/{id}", missing)
     router.add("POST", "/things/{id}/part", echo)
+    router.add("DELETE", "/fixed", empty)
+    router.add("POST", "/slow", slow)
+    router.add("POST", "/inside", slow_inside)
     return App(router, MAX_BODY_BYTES)
 
 
-def call(method: str, path: str, *pieces: bytes, root_path: str = "", query: bytes = b"") -> Answer:
+def call(
+    method: str,
+    path: str,
+    *pieces: bytes,
+    root_path: str = "",
+    query: bytes = b"",
+    timeout: str | None = None,
+) -> Answer:
     """Call the application with the body in pieces."""
     scope: MutableMapping[str, Any] = {
         "type": "http",
@@ -55,7 +81,7 @@ def call(method: str, path: str, *pieces: bytes, root_path: str = "", query: byt
         "raw_path": (root_path + path).encode(),
         "root_path": root_path,
         "query_string": query,
-        "headers": [],
+        "headers": [] if timeout is None else [(b"x-request-timeout-s", timeout.encode())],
     }
     incoming = [
         {"type": "http.request", "body": piece, "more_body": i < len(pieces) - 1}
@@ -72,7 +98,10 @@ def call(method: str, path: str, *pieces: bytes, root_path: str = "", query: byt
     asyncio.run(small_app()(scope, receive, send))
     start, body = sent
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
-    assert headers["content-length"] == str(len(body["body"]))
+    if start["status"] == 204:  # RFC 9110, section 8.6
+        assert headers == {} and body["body"] == b""
+    else:
+        assert headers["content-length"] == str(len(body["body"]))
     return Answer(start["status"], headers, body["body"])
 
 
@@ -115,6 +144,75 @@ def test_an_error_raised_on_purpose_becomes_a_problem_with_its_fields() -> None:
         "detail": "no such thing",
         "thing": "a",
     }
+
+
+def test_an_answer_without_content_has_no_length() -> None:
+    assert call("DELETE", "/fixed").status == 204
+
+
+def test_what_is_not_answered_in_the_clients_time_is_a_504() -> None:
+    started = time.monotonic()
+    answer = call("POST", "/slow", timeout="0.05")
+    assert time.monotonic() - started < 5.0
+    assert answer.status == 504
+    assert "x-request-timeout-s ran out" in answer.json["detail"]
+    assert call("POST", "/fixed", b"x", timeout="5").status == 200
+
+
+def test_a_time_limit_inside_is_not_taken_for_the_clients() -> None:
+    with pytest.raises(TimeoutError, match=re.escape("its own")):
+        call("POST", "/inside", timeout="5")
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "1e9", "soon", "", "\xff"])
+def test_a_time_limit_that_is_none_is_a_400(timeout: str) -> None:
+    answer = call("POST", "/fixed", timeout=timeout)
+    assert answer.status == 400
+    assert "must be seconds above 0" in answer.json["detail"]
+
+
+def incoming(*messages: MutableMapping[str, Any]) -> Receive:
+    """Return an ASGI `receive` that gives `messages` and then nothing."""
+    left = list(messages)
+
+    async def receive() -> MutableMapping[str, Any]:
+        if not left:
+            await asyncio.sleep(60.0)
+        return left.pop(0)
+
+    return receive
+
+
+PIECE = {"type": "http.request", "body": b"a", "more_body": True}
+
+
+def test_a_body_that_does_not_come_is_given_up() -> None:
+    with pytest.raises(BodyTimeout, match=re.escape("the body was not there after 0.05 s")):
+        asyncio.run(read_body(incoming(PIECE, PIECE), 100, timeout_s=0.05))
+
+
+@pytest.mark.parametrize("pieces", [[], [PIECE], [PIECE, PIECE]])
+def test_half_a_body_is_not_taken_for_a_whole_one(pieces: list[dict[str, Any]]) -> None:
+    """The client went away: nobody is left to be answered."""
+    sent: list[Any] = []
+    receive = incoming(*pieces, {"type": "http.disconnect"})
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/fixed", "query_string": b"", "headers": []}
+    asyncio.run(small_app()(scope, receive, send))
+    assert sent == []
+
+
+def test_a_websocket_is_closed() -> None:
+    sent: list[Any] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(small_app()({"type": "websocket"}, incoming(), send))
+    assert sent == [{"type": "websocket.close"}]
 
 
 def test_a_body_over_the_limit_is_a_413() -> None:

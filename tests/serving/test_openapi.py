@@ -21,7 +21,7 @@ from tests.serving.conftest import Server
 
 def respond(path: str) -> Response:
     router = Router()
-    add_docs(router)
+    add_docs(router, with_keys=True)
     return asyncio.run(router.respond(Request("GET", path)))
 
 
@@ -55,6 +55,22 @@ def test_every_reference_has_a_schema() -> None:
     for name, schema in document()["components"]["schemas"].items():
         jsonschema.Draft202012Validator.check_schema(schema)
         assert schema.get("description"), name
+
+
+def test_the_document_says_which_role_each_operation_needs() -> None:
+    (scheme,) = document()["components"]["securitySchemes"]
+    for endpoint in api.ENDPOINTS:
+        operation = operations()[endpoint.method, endpoint.path]
+        if endpoint.access == "open":
+            assert "security" not in operation
+        else:
+            assert operation["security"] == [{scheme: [endpoint.access]}]
+            assert {"401", "403", "429"} <= set(operation["responses"])
+
+
+def test_without_keys_the_document_asks_for_none() -> None:
+    text = json.dumps(document(with_keys=False))
+    assert not re.search(r"security|\"401\"|\"403\"", text)
 
 
 def test_path_variables_are_declared() -> None:

@@ -266,3 +266,23 @@ def test_an_engine_that_cannot_be_opened_says_why() -> None:
 
     with pytest.raises(StoreUnavailable, match=re.escape("no such folder")):
         asyncio.run(run())
+
+
+def test_a_rank_that_nobody_waits_for_any_more_is_left_out() -> None:
+    """The interactions of a client that went away are stored all the same."""
+
+    async def script(turns: Turns, gate: threading.Event) -> None:
+        gate.clear()
+        first = asyncio.create_task(turns.rank(rank("first")))
+        await let_them_wait()
+        given_up, kept = (asyncio.create_task(turns.rank(rank(user))) for user in ("a", "b"))
+        clicked = asyncio.create_task(turns.observe([click("c")]))
+        await let_them_wait()
+        given_up.cancel()
+        clicked.cancel()
+        await let_them_wait()
+        gate.set()
+        await first
+        await kept
+
+    assert played(script)[:3] == [("rank", 1), ("observe", 1), ("rank", 1)]
