@@ -14,7 +14,7 @@ from rove.errors import ConfigError, DataError
 from rove.pretraining.tokenizer import train_tokenizer
 from training import corpus, tracking
 from training.pretrain_report import write_report
-from training.progress import Bar, clock
+from training.progress import clock
 from training.sources import read_texts, sources
 from training.storage import Storage
 
@@ -47,15 +47,6 @@ def test_the_report_says_what_happened(tmp_path: Path) -> None:
     ):
         assert line in text
     assert (tmp_path / "loss.svg").exists() == ("![loss by step](loss.svg)" in text)
-
-
-def test_without_a_terminal_progress_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    with Bar("pretraining", 4) as bar:
-        for step in range(1, 5):
-            bar.show(step, "loss 1.0")
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2  # the first and the last
-    assert lines[-1] == "pretraining: 4 of 4 steps, loss 1.0, 0:00 left"
 
 
 def test_times_are_written_as_clocks_show_them() -> None:
