@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from typing import Generic
 
 import numpy as np
+from msgspec import structs
 
 from rove.candidates import CandidateFinder, Candidates, Case
+from rove.choosing import Probabilities
 from rove.config import PolicySection
 from rove.diversity import penalty_of
 from rove.errors import RoveError
-from rove.events import Explanation, RankRequest, Slot
+from rove.events import Alternative, Explanation, RankRequest, Slot
 from rove.item_index import ItemIndex
 from rove.policies import policy_of
 from rove.scores import Part, Retriever, Scores, Taste, TextVectors, User, Vectors
@@ -135,9 +137,29 @@ class Decider(Generic[User, Taste, Part]):
                 filled.propensity_BK.tolist(),
                 filled.explored_BK.tolist(),
             )
-            for number, *row in zip(same, *columns, strict=True):
+            for place, (number, *row) in enumerate(zip(same, *columns, strict=True)):
                 slates[number] = self._slots(batch[number], part, *row)
+                if batch[number].case.request.alternatives:
+                    self._tell_alternatives(slates[number], batch[number], filled.first_BS[place])
         return slates
+
+    def _tell_alternatives(
+        self,
+        slots: list[Slot],
+        candidates: Candidates[User, Taste],
+        probability_S: Probabilities,
+    ) -> None:
+        """Add to the first slot what it was chosen from."""
+        order = np.lexsort((-candidates.mean_n, -probability_S))
+        scores = self._scorer.expected(candidates.mean_n[order]).tolist()
+        told = zip(
+            candidates.rows[order].tolist(), scores, probability_S[order].tolist(), strict=True
+        )
+        alternatives = [
+            Alternative(item_id=self._index.ids[row], score=score, propensity=propensity)
+            for row, score, propensity in told
+        ]
+        slots[0] = structs.replace(slots[0], alternatives=alternatives)
 
     def _penalty(
         self, group: Sequence[Candidates[User, Taste]], mean_BS: Vectors

@@ -113,6 +113,8 @@ class RankRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Items to show, in this order, where the policy may not choose."""
     defer_activation: bool = False
     explain: bool = False
+    alternatives: bool = False
+    """Tell what the first slot was chosen from, and with which probabilities."""
     policy: Id | None = None
 
 
@@ -133,6 +135,14 @@ class Explanation(Struct, frozen=True, kw_only=True):
     """The sum of the terms that are not listed."""
 
 
+class Alternative(Struct, frozen=True, kw_only=True):
+    """An item that a slot could have had."""
+
+    item_id: str
+    score: float
+    propensity: float
+
+
 class Slot(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One place of a slate: the item, its expected reward, the probability it was chosen with."""
 
@@ -143,6 +153,9 @@ class Slot(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Probability of this item in this slot given the slots before it, under the logged policy."""
     reason: Reason
     explanation: Explanation | None = None
+    alternatives: list[Alternative] | None = None
+    """Of the first slot, if asked for: what it was chosen from, the most probable first and this
+    item among them. Their propensities sum to one; what is not listed could not be chosen."""
 
 
 class Regulated(Struct, frozen=True, kw_only=True):

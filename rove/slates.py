@@ -25,6 +25,7 @@ from rove.choosing import (
     Probabilities,
     Source,
     coins,
+    one_hot,
     penalised,
 )
 from rove.thompson import MixtureChooser
@@ -38,6 +39,8 @@ class Slates:
     propensity_BK: Probabilities
     explored_BK: Open
     """Whether the item is another one than the greedy choice would have been."""
+    first_BS: Probabilities
+    """What the first slot was chosen from, (B, S)."""
     weight_BG: Probabilities | None = None
     """Of a mixture over strengths: their probabilities given the slate."""
 
@@ -79,6 +82,7 @@ def fill(
     explored_BK = np.zeros((num_requests, num_slots), bool)
     explorable_B = np.full(num_requests, max_explore_slots)
     penalty_BS: Floats | None = None
+    first_BS: Probabilities | None = None
     for slot in range(num_slots):
         best_B = chosen_B = penalised(mean_BS, open_BS, penalty_BS).argmax(1)
         may_explore_B = explorable_B > 0
@@ -89,17 +93,22 @@ def fill(
             propensity_BK[:, slot] = np.where(may_explore_B, probability_BS[rows, chosen_B], 1.0)
             if isinstance(chooser, MixtureChooser):
                 chooser.chose(chosen_B, may_explore_B)
+            if slot == 0:
+                first_BS = probability_BS
         explored_BK[:, slot] = chosen_B != best_B
         explorable_B -= explored_BK[:, slot]
         chosen_BK[:, slot] = chosen_B
         open_BS[rows, chosen_B] = False
         if penalty is not None and slot + 1 < num_slots:
             penalty_BS = penalty.after(chosen_B)
+    if first_BS is None:  # nothing was sampled
+        first_BS = one_hot(chosen_BK[:, 0], mean_BS.shape) if num_slots else np.zeros(mean_BS.shape)
     weight_BG = chooser.weight_BG if isinstance(chooser, MixtureChooser) else None
     return Slates(
         chosen_BK=chosen_BK,
         propensity_BK=propensity_BK,
         explored_BK=explored_BK,
+        first_BS=first_BS,
         weight_BG=weight_BG,
     )
 
@@ -119,6 +128,7 @@ def _single(
         chosen_BK=chosen_B[:, None],
         propensity_BK=probability_BS[np.arange(len(chosen_B)), chosen_B][:, None],
         explored_BK=(chosen_B != best_B)[:, None],
+        first_BS=probability_BS,
         weight_BG=weight_BG,
     )
 

@@ -322,6 +322,20 @@ def test_a_short_baseline_gives_a_short_slate(shop: Shop) -> None:
     assert shown(rank(shop.engine(), wanted)) == ["item-1", "item-2"]
 
 
+def test_alternatives_are_what_the_first_slot_was_chosen_from(shop: Shop) -> None:
+    engine, asked = shop.engine(), request("u0", event_id="e", k=2, alternatives=True)
+    decision = rank(engine, asked)
+    first, second = decision.slots
+    assert first.alternatives is not None and second.alternatives is None
+    told = {one.item_id: one for one in first.alternatives}
+    assert told[first.item_id].propensity == first.propensity
+    assert told[first.item_id].score == first.score
+    assert sum(one.propensity for one in told.values()) == pytest.approx(1.0)
+    propensities = [one.propensity for one in first.alternatives]
+    assert propensities == sorted(propensities, reverse=True)
+    assert rank(engine, asked) == decision == engine.decision("e").decision
+
+
 @pytest.mark.parametrize("candidates", ["catalogue", "listed"])
 def test_explanations_sum_to_the_score(shop: Shop, candidates: str) -> None:
     """With 30 past items, of which 20 are named, and hidden ones among them."""

@@ -50,6 +50,18 @@ def filled(kind: str, num: int, num_slots: int, max_explore_slots: int) -> Slate
     )
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("num_slots", "max_explore_slots"), [(1, 2), (3, 2), (1, 0), (3, 0)])
+def test_the_first_slots_distribution_has_its_choices_and_sums_to_one(
+    kind: str, num_slots: int, max_explore_slots: int
+) -> None:
+    slates = filled(kind, 50, num_slots, max_explore_slots)
+    rows = np.arange(50)
+    chosen_B = slates.first_BS[rows, slates.chosen_BK[:, 0]]
+    np.testing.assert_array_equal(chosen_B, slates.propensity_BK[:, 0])
+    np.testing.assert_allclose(slates.first_BS.sum(1), 1.0)
+
+
 def is_fair(chosen_B: npt.NDArray[np.intp], probability_BS: npt.NDArray[np.float64]) -> bool:
     """Say by a chi-square test if the choices look drawn from the events' own distributions.
 
