@@ -81,12 +81,38 @@ def text_factors(embeddings_JE: npt.NDArray[np.floating], num_factors: int) -> T
     values, vectors_EE = np.linalg.eigh(centred.T @ centred)
     num_kept = min(num_factors, int(np.sum(values > values[-1] * 1e-9)))
     components_EF = vectors_EE[:, ::-1][:, :num_kept]
-    # eigh leaves the sign of each vector open: fix it, so that equal input gives equal output.
-    if num_kept:
-        largest = np.abs(components_EF).argmax(0)
-        components_EF = components_EF * np.sign(components_EF[largest, np.arange(num_kept)])
-        scale = np.sqrt(np.mean(np.square(centred @ components_EF).sum(1)))
-        components_EF = components_EF / scale
+    return _unit(mean_E, components_EF, centred @ components_EF)
+
+
+def led_by_taste(
+    text: TextFactors, text_JF: Array, fitted: Factorisation, num_factors: int
+) -> TextFactors:
+    """Return the map to those directions of the text that users differ in most.
+
+    A user's taste over the text has the second moment M = S_0 + mu_0 mu_0'. With G the items' Gram
+    matrix, the leading eigenvectors of G^1/2 M G^1/2 keep the largest share of what f_j . theta_i
+    varies by (Eckart and Young 1936). `fitted` is a fit to `text_JF`, the items by `text`; in the
+    new factors M is the identity, up to the scale.
+    """
+    width = text_JF.shape[1]
+    mean_F, covariance_FF = fitted.taste_mean_D[:width], fitted.taste_covariance_DD[:width, :width]
+    sizes_F, axes_FF = np.linalg.eigh(text_JF.T @ text_JF)
+    sizes_F = np.sqrt(np.maximum(sizes_F, _FLOOR))
+    half_FF = (axes_FF * sizes_F) @ axes_FF.T
+    moment_FF = covariance_FF + np.outer(mean_F, mean_F)
+    shares_F, directions_FF = np.linalg.eigh(half_FF @ moment_FF @ half_FF)
+    leading = slice(None, -num_factors - 1, -1)
+    scaled_FN = directions_FF[:, leading] * np.sqrt(np.maximum(shares_F[leading], 0.0))
+    rotated_FN = (axes_FF / sizes_F) @ (axes_FF.T @ scaled_FN)
+    return _unit(text.mean_E, text.components_EF @ rotated_FN, text_JF @ rotated_FN)
+
+
+def _unit(mean_E: Array, components_EF: Array, factors_JF: Array) -> TextFactors:
+    """Fix what eigenvectors leave open, so that equal input gives equal output: sign and scale."""
+    if components_EF.shape[1]:
+        largest_F = np.abs(components_EF).argmax(0)
+        signs_F = np.sign(components_EF[largest_F, np.arange(components_EF.shape[1])])
+        components_EF = components_EF * (signs_F / np.sqrt(np.square(factors_JF).sum(1).mean()))
     return TextFactors(mean_E=mean_E, components_EF=components_EF)
 
 

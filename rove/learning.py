@@ -31,7 +31,7 @@ from rove.calibration import (
 )
 from rove.config import TrainingSection
 from rove.errors import DataError
-from rove.factorisation import Factorisation, TextFactors, fit, text_factors
+from rove.factorisation import Factorisation, TextFactors, fit, led_by_taste, text_factors
 from rove.item_means import ItemMeans
 from rove.model import ItemFeatures, RewardModel, trained_features, user_posterior
 from rove.ridge import Ridge, evidence_ridge
@@ -42,6 +42,10 @@ Array = npt.NDArray[np.float64]
 
 CALIBRATION_SHARE = 0.15
 TASTE_HALF_LIVES_S = tuple(DAY_S * days for days in (14, 28, 56, 112, 224, 448))
+LEARNED_FACTORS = (16, 64)
+"""Tried where `training.learned_factors` is not set."""
+BREADTH = 3
+"""Among so many times more components of the text those directions are found that matter."""
 _HALF_A_REWARD = 0.5
 _DEFAULT_PRIOR_VARIANCE = 1e-2
 """Only of a release without any behaviour: taste is then worth a tenth of a reward."""
@@ -76,11 +80,13 @@ def learn(
     config: TrainingSection,
     *,
     calibrated: RewardModel | None = None,
+    text: TextFactors | None = None,
     spread: Spread = here,
 ) -> Learned:
     """Learn the reward model of a catalogue (embeddings, one row an item) from the behaviour.
 
-    With `calibrated`, its half-lives and gains are kept, and only the rest is learnt anew. `spread`
+    With `calibrated`, its half-lives, gains and number of learned factors are kept, and only the
+    rest is learnt anew; with `text`, also which directions of the text tastes are over. `spread`
     says who works on the users (`rove.user_blocks`); it changes no bit of the result.
     """
     if len(embeddings_JE) == 0:
@@ -88,7 +94,7 @@ def learn(
     # The matrices are slim: more BLAS threads make them no faster on an idle machine (and five
     # times slower on a busy one); the candidates of the calibration run in parallel instead.
     with threadpool_limits(1, user_api="blas"):
-        return _learn(behaviour, embeddings_JE, config, calibrated, spread)
+        return _learn(behaviour, embeddings_JE, config, calibrated, text, spread)
 
 
 def _learn(
@@ -96,16 +102,18 @@ def _learn(
     embeddings_JE: npt.NDArray[np.floating],
     config: TrainingSection,
     calibrated: RewardModel | None,
+    text: TextFactors | None,
     spread: Spread,
 ) -> Learned:
-    text = text_factors(embeddings_JE, config.text_factors)
-    text_JF = text(embeddings_JE)
     if len(behaviour) == 0:
-        return _without_behaviour(text, text_JF, embeddings_JE)
-    means, taste, evidence = (
-        _calibrate(behaviour, text_JF, config, spread) if calibrated is None else _kept(calibrated)
-    )
-    factorisation, trained_J = _fitted(behaviour, text_JF, taste.half_life_s, config, spread)
+        text = text_factors(embeddings_JE, config.text_factors)
+        return _without_behaviour(text, text(embeddings_JE), embeddings_JE)
+    fits = _Fits(embeddings_JE=embeddings_JE, config=config, spread=spread)
+    chosen = _calibrate(behaviour, fits, text) if calibrated is None else _kept(calibrated)
+    means, taste, num_learned = chosen.means, chosen.taste, chosen.num_learned
+    text = fits.text(behaviour, num_learned) if text is None else text
+    text_JF = text(embeddings_JE)
+    factorisation, trained_J = fits.fit(behaviour, text_JF, taste.half_life_s, num_learned)
     model = _model(factorisation, text, _promise(behaviour, text_JF), means, taste)
     items = trained_features(factorisation, model, embeddings_JE, trained_J)
     after = item_means_of(behaviour, items.promise_J, means.half_life_s, means.pseudo_count)
@@ -115,96 +123,123 @@ def _learn(
         sums_J=after.sums_J,
         as_of_s=after.latest_s,
         num_sweeps=factorisation.num_sweeps,
-        calibration=evidence,
+        calibration=chosen.evidence,
     )
 
 
-def _calibrate(
-    behaviour: Behaviour, text_JF: Array, config: TrainingSection, spread: Spread
-) -> tuple[ItemMeanFit, TasteFit, dict[str, float]]:
-    """Read half-lives and gains off the last part of the behaviour."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """What a part of the behaviour that was held out says is best."""
+
+    means: ItemMeanFit
+    taste: TasteFit
+    num_learned: int
+    """K."""
+    evidence: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fits:
+    """Fits of the factorisation to one catalogue."""
+
+    embeddings_JE: npt.NDArray[np.floating]
+    config: TrainingSection
+    spread: Spread
+
+    def text(self, behaviour: Behaviour, num_learned: int) -> TextFactors:
+        """Return the directions of the text that users differ in, found among more of them."""
+        wide = text_factors(self.embeddings_JE, BREADTH * self.config.text_factors)
+        if wide.components_EF.shape[1] <= self.config.text_factors:
+            return wide
+        wide_JF = wide(self.embeddings_JE)
+        fitted, _ = self.fit(behaviour, wide_JF, TASTE_HALF_LIVES_S[-1], num_learned)
+        return led_by_taste(wide, wide_JF, fitted, self.config.text_factors)
+
+    def fit(
+        self, behaviour: Behaviour, text_JF: Array, half_life_s: float, num_learned: int
+    ) -> tuple[Factorisation, npt.NDArray[np.bool_]]:
+        """Fit to the items that were chosen at all; return the fit and which those are."""
+        targets = behaviour.targets(float(behaviour.timestamps[-1]), half_life_s)
+        trained_J = np.zeros(len(text_JF), bool)
+        trained_J[np.unique(behaviour.items)] = True
+        active = np.unique(behaviour.users)
+        factorisation = fit(
+            sparse.csr_array(targets[active][:, np.flatnonzero(trained_J)]),
+            text_JF[trained_J],
+            num_learned_factors=num_learned,
+            max_sweeps=self.config.max_sweeps,
+            rng=np.random.default_rng(self.config.seed),
+            spread=self.spread,
+        )
+        return factorisation, trained_J
+
+    def taste(
+        self, behaviour: Behaviour, text_JF: Array, half_life_s: float, num_learned: int
+    ) -> tuple[float, Taste]:
+        """Return a half-life with a function that fits and scores all items for given pasts."""
+
+        def taste(weights_BJ: sparse.csr_array, has_past_B: npt.NDArray[np.bool_]) -> Array:
+            factorisation, trained_J = self.fit(behaviour, text_JF, half_life_s, num_learned)
+            features_JD = np.hstack([text_JF, text_JF @ factorisation.prior_map_FK])
+            features_JD[trained_J] = factorisation.features_JD
+            posterior = user_posterior(
+                feature_gram_DD=_feature_gram(factorisation),
+                intercept_D=factorisation.intercept_J @ factorisation.features_JD,
+                taste_mean_D=factorisation.taste_mean_D,
+                taste_covariance_DD=factorisation.taste_covariance_DD,
+                noise_variance=factorisation.noise_variance,
+            )
+            return posterior.means(weights_BJ @ features_JD, has_past_B) @ features_JD.T
+
+        return half_life_s, taste
+
+
+def _calibrate(behaviour: Behaviour, fits: _Fits, text: TextFactors | None) -> _Chosen:
+    """Read half-lives, gains and the number of factors off the last part of the behaviour.
+
+    The half-life is chosen with the fewest factors, their number with that half-life.
+    """
     past, future = behaviour.split(CALIBRATION_SHARE)
     if len(past) == 0:
         past = future
+    given = fits.config.learned_factors
+    fewest, *more = LEARNED_FACTORS if given is None else (given,)
+    text_JF = (text or fits.text(past, fewest))(fits.embeddings_JE)
     promise_J = np.exp(_promise(past, text_JF)(text_JF))
     means = fit_item_means(past, future, promise_J)
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(fits.config.seed)
     held_out = HeldOut.of(past, future, promise_J, means, rng)
-    candidates = [
-        (half_life_s, _taste(past, text_JF, half_life_s, config, spread))
-        for half_life_s in TASTE_HALF_LIVES_S
-    ]
-    taste = fit_taste(held_out, candidates)
+    taste = fit_taste(
+        held_out, [fits.taste(past, text_JF, time_s, fewest) for time_s in TASTE_HALF_LIVES_S]
+    )
+    num_learned = fewest
+    for number in more:
+        other = fit_taste(held_out, [fits.taste(past, text_JF, taste.half_life_s, number)])
+        if other.ndcg > taste.ndcg:
+            taste, num_learned = other, number
     evidence = {
         NUM_VISITS: float(len(held_out.visits)),
         "calibration_ndcg_at_10": taste.ndcg,
         "calibration_log_likelihood": means.log_likelihood,
     }
-    return means, taste, evidence
+    return _Chosen(means=means, taste=taste, num_learned=num_learned, evidence=evidence)
 
 
-def _kept(model: RewardModel) -> tuple[ItemMeanFit, TasteFit, dict[str, float]]:
-    """Return a model's half-lives and gains; it has no new evidence for them."""
+def _kept(calibrated: RewardModel) -> _Chosen:
+    """Return what a model was given; it has no new evidence for it."""
     means = ItemMeanFit(
-        half_life_s=model.item_half_life_s,
-        pseudo_count=model.pseudo_count,
+        half_life_s=calibrated.item_half_life_s,
+        pseudo_count=calibrated.pseudo_count,
         log_likelihood=float("nan"),
     )
     taste = TasteFit(
-        half_life_s=model.taste_half_life_s,
-        item_gain=model.item_gain,
-        taste_gain=model.taste_gain,
+        half_life_s=calibrated.taste_half_life_s,
+        item_gain=calibrated.item_gain,
+        taste_gain=calibrated.taste_gain,
         ndcg=float("nan"),
     )
-    return means, taste, {}
-
-
-def _fitted(
-    behaviour: Behaviour,
-    text_JF: Array,
-    half_life_s: float,
-    config: TrainingSection,
-    spread: Spread,
-) -> tuple[Factorisation, npt.NDArray[np.bool_]]:
-    """Fit the factorisation to the items that were chosen at all; return it and which those are."""
-    targets = behaviour.targets(float(behaviour.timestamps[-1]), half_life_s)
-    trained_J = np.zeros(len(text_JF), bool)
-    trained_J[np.unique(behaviour.items)] = True
-    active = np.unique(behaviour.users)
-    factorisation = fit(
-        sparse.csr_array(targets[active][:, np.flatnonzero(trained_J)]),
-        text_JF[trained_J],
-        num_learned_factors=config.learned_factors,
-        max_sweeps=config.max_sweeps,
-        rng=np.random.default_rng(config.seed),
-        spread=spread,
-    )
-    return factorisation, trained_J
-
-
-def _taste(
-    behaviour: Behaviour,
-    text_JF: Array,
-    half_life_s: float,
-    config: TrainingSection,
-    spread: Spread,
-) -> Taste:
-    """Return a function that fits the factorisation and scores all items for given pasts."""
-
-    def taste(weights_BJ: sparse.csr_array, has_past_B: npt.NDArray[np.bool_]) -> Array:
-        factorisation, trained_J = _fitted(behaviour, text_JF, half_life_s, config, spread)
-        features_JD = np.hstack([text_JF, text_JF @ factorisation.prior_map_FK])
-        features_JD[trained_J] = factorisation.features_JD
-        posterior = user_posterior(
-            feature_gram_DD=_feature_gram(factorisation),
-            intercept_D=factorisation.intercept_J @ factorisation.features_JD,
-            taste_mean_D=factorisation.taste_mean_D,
-            taste_covariance_DD=factorisation.taste_covariance_DD,
-            noise_variance=factorisation.noise_variance,
-        )
-        return posterior.means(weights_BJ @ features_JD, has_past_B) @ features_JD.T
-
-    return taste
+    num_learned = calibrated.prior_map_FK.shape[1]
+    return _Chosen(means=means, taste=taste, num_learned=num_learned, evidence={})
 
 
 def _feature_gram(factorisation: Factorisation) -> Array:

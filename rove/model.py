@@ -77,6 +77,11 @@ class RewardModel:
         """E."""
         return len(self.text_mean_E)
 
+    @property
+    def text(self) -> TextFactors:
+        """From embeddings to text factors."""
+        return TextFactors(mean_E=self.text_mean_E, components_EF=self.text_components_EF)
+
     def posterior(self) -> UserPosterior:
         """Return the part of every user's posterior that does not depend on the user."""
         return user_posterior(
@@ -89,8 +94,7 @@ class RewardModel:
 
     def read(self, embeddings_nE: npt.NDArray[np.floating]) -> ItemFeatures:
         """Return what the text alone says of items with these embeddings."""
-        text = TextFactors(mean_E=self.text_mean_E, components_EF=self.text_components_EF)
-        factors_nF = text(embeddings_nE)
+        factors_nF = self.text(embeddings_nE)
         promise = Ridge(
             weights_F=self.promise_weights_F, intercept=self.promise_intercept, noise_variance=0.0
         )

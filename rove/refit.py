@@ -116,7 +116,8 @@ def _relearnt(
         )
     num_visits = base.metrics.get(NUM_VISITS, 0)
     calibrated = base.model if num_visits >= MIN_VISITS else None
-    return learn(behaviour, embeddings_JE, config.training, calibrated=calibrated)
+    text = None if calibrated is None else calibrated.text
+    return learn(behaviour, embeddings_JE, config.training, calibrated=calibrated, text=text)
 
 
 def _kept(base: Release, index: ItemIndex, rows: Rows) -> Learned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from rove.errors import DataError
-from rove.factorisation import Factorisation, fit, text_factors
+from rove.factorisation import Factorisation, fit, led_by_taste, text_factors
 
 Array = npt.NDArray[np.float64]
 
@@ -136,6 +137,55 @@ def test_text_factors_need_no_more_directions_than_there_are() -> None:
     embeddings = np.random.default_rng(6).normal(size=(3, 8))
     assert text_factors(embeddings, 32)(embeddings).shape == (3, 2)
     assert text_factors(embeddings[:1], 32)(embeddings[:1]).shape == (1, 0)
+
+
+def test_the_directions_kept_are_those_that_users_differ_in() -> None:
+    """Items (3, 0), (-3, 0), (0, 1), (0, -1): the first axis is nine times the second in variance.
+
+    Tastes of variance .1 and 1.8 along them, in units of the items: 9 * .1 < 1 * 1.8, so one
+    direction is the second axis, scaled to a unit mean square: (0, 1) becomes sqrt(2).
+    """
+    points = np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    wide = text_factors(points, 2)
+    found = replace(
+        fitted(np.ones((1, 4)), wide(points)),
+        taste_mean_D=np.zeros(2),
+        taste_covariance_DD=np.diag([0.1, 1.8]),
+    )
+    led = led_by_taste(wide, wide(points), found, 1)
+    assert led(points)[:, 0] == pytest.approx([0.0, 0.0, 2**0.5, -(2**0.5)])
+
+
+def test_a_population_of_one_mind_has_a_direction_too() -> None:
+    """Nobody differs (S_0 = 0), but all like the first axis: it is what is kept."""
+    points = np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    wide = text_factors(points, 2)
+    found = replace(
+        fitted(np.ones((1, 4)), wide(points)),
+        taste_mean_D=np.array([1.0, 0.0]),
+        taste_covariance_DD=np.zeros((2, 2)),
+    )
+    led = led_by_taste(wide, wide(points), found, 1)
+    assert led(points)[:, 0] == pytest.approx([2**0.5, -(2**0.5), 0.0, 0.0])
+
+
+def test_all_directions_together_rank_as_they_did() -> None:
+    """f M f' is the same in all rotated factors, up to their scale."""
+    rng = np.random.default_rng(7)
+    embeddings = rng.normal(size=(30, 5)) * np.array([3.0, 2.0, 1.0, 0.5, 0.2])
+    wide = text_factors(embeddings, 5)
+    taste_FF = np.cov(rng.normal(size=(5, 9)))
+    found = replace(
+        fitted(np.ones((1, 30)), wide(embeddings)),
+        taste_mean_D=np.zeros(5),
+        taste_covariance_DD=taste_FF,
+    )
+    led_JF = led_by_taste(wide, wide(embeddings), found, 5)(embeddings)
+    before_JJ = wide(embeddings) @ taste_FF @ wide(embeddings).T
+    after_JJ = led_JF @ led_JF.T
+    np.testing.assert_allclose(
+        after_JJ / np.trace(after_JJ), before_JJ / np.trace(before_JJ), atol=1e-9
+    )
 
 
 def test_nothing_to_learn_from_is_refused() -> None:

@@ -12,7 +12,7 @@ from rove.behaviour import Behaviour
 from rove.calibration import ndcg
 from rove.config import TrainingSection
 from rove.errors import DataError
-from rove.learning import Learned, learn
+from rove.learning import LEARNED_FACTORS, Learned, learn
 from rove.model import RewardModel
 from tests.worlds import (
     DAY_S,
@@ -74,6 +74,25 @@ def test_taste_is_left_out_where_there_is_none() -> None:
     assert ndcg(item_J + taste_IJ, best_IJ) > 0.9 * without
 
 
+def test_the_directions_of_a_text_follow_behaviour() -> None:
+    """Users like the weakest four of sixteen directions of the text: few factors find them."""
+    rng = np.random.default_rng(5)
+    strong = np.repeat([1.0, 0.5], [12, 4])
+    texts_JE = rng.normal(size=(NUM_ITEMS, 16)) * strong
+    liked_IJ = rng.normal(size=(300, 4)) @ texts_JE[:, 12:].T * 4.0
+    users = rng.integers(0, 300, 6000)
+    items = (liked_IJ[users] + rng.gumbel(size=(6000, NUM_ITEMS))).argmax(1)
+    behaviour = behaviour_of(users, items, rng.uniform(START_S, END_S, 6000), NUM_ITEMS)
+    section = TrainingSection(text_factors=6, learned_factors=0)
+    components_EF = learn(behaviour, texts_JE, section).model.text_components_EF
+    assert np.square(components_EF[12:]).sum() > 0.8 * np.square(components_EF).sum()
+
+
+def test_the_number_of_learned_factors_is_one_of_those_tried() -> None:
+    found = learn(purchases(), embeddings(), TrainingSection(text_factors=4, max_sweeps=3))
+    assert found.model.prior_map_FK.shape[1] in LEARNED_FACTORS
+
+
 def test_the_promise_of_an_unseen_item_follows_its_text() -> None:
     """Popularity is a direction of the text: its end promises more than the opposite one."""
     rng = np.random.default_rng(1)
@@ -123,6 +142,15 @@ def test_half_lives_and_gains_can_be_kept() -> None:
         assert getattr(found.model, name) == getattr(base, name)
     assert found.model.pseudo_count == base.pseudo_count and found.calibration == {}
     assert not np.array_equal(found.model.taste_covariance_DD, base.taste_covariance_DD)
+
+
+def test_the_directions_of_the_text_can_be_kept() -> None:
+    base = learned().model
+    some = purchases().take(slice(0, 700))
+    found = learn(some, embeddings(), SECTION, calibrated=base, text=base.text)
+    assert np.array_equal(found.model.text_components_EF, base.text_components_EF)
+    anew = learn(some, embeddings(), SECTION, calibrated=base)
+    assert not np.array_equal(anew.model.text_components_EF, base.text_components_EF)
 
 
 def test_a_model_is_the_sum_of_its_tensors() -> None:
