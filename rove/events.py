@@ -25,6 +25,7 @@ MAX_REWARD = 1e6
 """Bound of an explicit reward: one number must not drown all others."""
 
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+SlotNumber = Annotated[int, Meta(ge=0, lt=MAX_SLATE)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH)]
 Context = str | dict[str, str | float | bool | None]
 Reason = Literal["exploit", "explore", "baseline"]
@@ -71,7 +72,7 @@ class Interaction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     timestamp: float | None = None
     """When it happened; the time of arrival when absent."""
     event_id: Id | None = None
-    slot: Annotated[int, Meta(ge=0)] | None = None
+    slot: SlotNumber | None = None
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):

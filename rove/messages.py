@@ -6,12 +6,12 @@ What is ranked and what happens is in `rove.events`, what is stored in `rove.rec
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from rove.catalogue import Item
-from rove.events import Id, Interaction, Outcome
+from rove.events import Id, Interaction, Outcome, SlotNumber
 
 
 class EventBatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,7 +30,7 @@ class RewardRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """An explicit reward for one slot of a decision."""
 
     value: float
-    slot: Annotated[int, Meta(ge=0)] | None = None
+    slot: SlotNumber | None = None
     """The slot; with neither `slot` nor `item_id`, the decision must have one slot only."""
     item_id: Id | None = None
     """The item; instead of its slot."""

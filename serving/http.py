@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from rove.config import AccessSection
 from rove.errors import InvalidInput, NotFound, PayloadTooLarge, RoveError, shown
-from rove.events import MAX_TEXT_LENGTH
+from rove.events import MAX_ID_LENGTH, MAX_TEXT_LENGTH
 from serving.access import Access, Guard
 from serving.asgi import (
     Disconnected,
@@ -49,7 +49,7 @@ JSON = "application/json"
 MSGPACK = "application/msgpack"
 NO_CONTENT = 204
 TIMEOUT_HEADER = "x-request-timeout-s"
-_HEADERS = (TIMEOUT_HEADER.encode(), b"authorization")
+_HEADERS = (TIMEOUT_HEADER.encode(), b"authorization", b"ocp-apim-subscription-key")
 _MAX_TIMEOUT_S = 3600.0
 _TOO_LONG = f"of length <= {MAX_TEXT_LENGTH}"
 
@@ -71,8 +71,18 @@ class Request(Struct, array_like=True):
     the seconds left."""
 
     def argument(self, name: str) -> str | None:
-        """Return the first value of a query parameter."""
-        values = parse_qs(self.query, errors="strict").get(name) if self.query else None
+        """Return the first value of a query parameter, an id."""
+        if not self.query:
+            return None
+        try:
+            values = parse_qs(self.query, keep_blank_values=True, errors="strict").get(name)
+        except UnicodeDecodeError:
+            raise InvalidInput(f"the query is not UTF-8: {shown(self.query)}") from None
+        if values and not 0 < len(values[0]) <= MAX_ID_LENGTH:
+            raise InvalidInput(
+                f"{name} must have 1 to {MAX_ID_LENGTH} characters, got {shown(values[0])}",
+                field=name,
+            )
         return values[0] if values else None
 
 
@@ -243,7 +253,9 @@ class App:
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         arrived_s = time.monotonic()
         request = Request(scope["method"], path_of(scope), scope["query_string"].decode("latin-1"))
-        timeout, authorization = headers_of(scope, *_HEADERS)
+        timeout, authorization, key = headers_of(scope, *_HEADERS)
+        if authorization is None and key is not None:  # clients of Azure Personalizer
+            authorization = f"Bearer {key}"
         try:
             self._guard.admit(self._router.access(request), authorization)
             if timeout is not None:
