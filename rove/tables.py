@@ -1,6 +1,8 @@
 """Files of rows: Parquet, CSV and JSON lines, as Arrow tables whose columns have Rove's names.
 
+- `read_tables` gives a file whole, `read_blocks` a file that need not fit into memory.
 - Only the columns that are asked for are read; CSV cells are read as text, so `007` stays `007`.
+- CSV and JSON lines are read by blocks of whole records; a column has one type in all of them.
 - A `.gz`, `.bz2` or `.zst` behind the suffix of a CSV or JSON lines file is decompressed.
 - What makes a file unusable as a whole raises `DataError`; a CSV line with too few or too many
   cells is left out and counted.
@@ -16,10 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 
+from rove.blocks import (
+    BLOCK_BYTES,
+    csv_tables,
+    parse_json_lines,
+    text_types,
+    unified,
+    whole_lines,
+)
 from rove.config import Format
 from rove.errors import ConfigError, DataError, shown
 
@@ -33,7 +41,7 @@ _FORMATS: dict[str, Format] = {
 }
 _COMPRESSED = (".gz", ".bz2", ".zst")
 _DELIMITERS = ",;\t|"
-_JSON_BLOCK_BYTES = 16 << 20  # a line must fit into one block; Arrow's default is 1 MB
+_RECORD_BLOCKS = 16  # a longer record is a quote that is not closed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +85,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileTable:
-    """The rows of one file; its columns are the fields that were found."""
+    """The rows of a file, or some of them; the columns are the fields that were found."""
 
     path: Path
     table: pa.Table
@@ -88,7 +96,21 @@ class FileTable:
 def read_tables(path: Path, format: Format | None, columns: Columns) -> Iterator[FileTable]:
     """Yield the rows of the file `path`, or of each file in the folder `path` in order of name."""
     for file in list_files(path, format):
-        yield _read(file, format or _format_of(file), columns)
+        parts = list(_read(file, format or _format_of(file), columns, BLOCK_BYTES))
+        tables = [part.table for part in parts]
+        yield FileTable(
+            path=file,
+            table=pa.concat_tables(tables, promote_options="permissive"),
+            malformed=tuple(line for part in parts for line in part.malformed),
+        )
+
+
+def read_blocks(
+    path: Path, format: Format | None, columns: Columns, *, block_bytes: int = BLOCK_BYTES
+) -> Iterator[FileTable]:
+    """Yield the same rows some at a time; only a Parquet file comes whole."""
+    for file in list_files(path, format):
+        yield from _read(file, format or _format_of(file), columns, block_bytes)
 
 
 def list_files(path: Path, format: Format | None) -> list[Path]:
@@ -123,46 +145,61 @@ def _format_of(path: Path) -> Format:
         ) from None
 
 
-def _read(path: Path, format: Format, columns: Columns) -> FileTable:
+def _read(path: Path, format: Format, columns: Columns, block_bytes: int) -> Iterator[FileTable]:
     try:
-        part = _READERS[format](path, columns)
-        part.table.validate(full=True)  # JSON and Parquet strings are not checked while reading
+        for part in _READERS[format](path, columns, block_bytes):
+            part.table.validate(full=True)  # JSON and Parquet strings are not checked while reading
+            yield part
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8: {error.reason}; save the file as UTF-8") from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = "; save the file as UTF-8" if "UTF8" in reason else ""
         raise DataError(f"{path}: cannot be read as {format}: {reason}{hint}") from None
-    return part
 
 
-def _read_parquet(path: Path, columns: Columns) -> FileTable:
+def _read_parquet(path: Path, columns: Columns, block_bytes: int) -> Iterator[FileTable]:
     with pa.parquet.ParquetFile(path) as file:
         chosen = columns.choose(path, file.schema_arrow.names)
-        return FileTable(path=path, table=_rename(file.read(list(chosen.values())), chosen))
+        yield FileTable(path=path, table=_rename(file.read(list(chosen.values())), chosen))
 
 
-def _read_csv(path: Path, columns: Columns) -> FileTable:
+def _read_csv(path: Path, columns: Columns, block_bytes: int) -> Iterator[FileTable]:
+    """Yield blocks, then an empty one with the lines that were left out.
+
+    A record that is longer than a block is met only there: the file is opened again with larger
+    blocks, and the rows before are left out.
+    """
     header, delimiter = _csv_header(path)
     chosen = columns.choose(path, header)
     malformed: list[str] = []
+    num_rows, most_bytes = 0, _RECORD_BLOCKS * block_bytes
 
     def leave_out(row: Any) -> str:
         malformed.append(f"{row.actual_columns} of {row.expected_columns} cells: {shown(row.text)}")
         return "skip"
 
-    table = pa.csv.read_csv(
-        path,
-        read_options=pa.csv.ReadOptions(use_threads=False),
-        parse_options=pa.csv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=leave_out
-        ),
-        convert_options=pa.csv.ConvertOptions(
-            include_columns=list(chosen.values()),
-            column_types=dict.fromkeys(chosen.values(), pa.string()),
-        ),
-    )
-    return FileTable(path=path, table=_rename(table, chosen), malformed=tuple(malformed))
+    while True:
+        num_before = num_rows
+        malformed.clear()
+        try:
+            for table in csv_tables(path, delimiter, list(chosen.values()), block_bytes, leave_out):
+                rest = table.slice(num_before)
+                num_before -= table.num_rows - rest.num_rows
+                num_rows += rest.num_rows
+                yield FileTable(path=path, table=_rename(rest, chosen))
+            break
+        except pa.ArrowInvalid as error:
+            if "straddling" not in str(error):
+                raise
+        block_bytes *= 4
+        if block_bytes > most_bytes:
+            raise DataError(
+                f"{path}: after row {num_rows:,} there is a record of more than "
+                f"{most_bytes:,} bytes; look for a quote that is not closed"
+            )
+    empty = pa.schema([(field, pa.string()) for field in chosen]).empty_table()
+    yield FileTable(path=path, table=empty, malformed=tuple(malformed))
 
 
 def _csv_header(path: Path) -> tuple[list[str], str]:
@@ -176,23 +213,31 @@ def _csv_header(path: Path) -> tuple[list[str], str]:
     return next(csv.reader([text], delimiter=delimiter)), delimiter
 
 
-def _read_jsonl(path: Path, columns: Columns) -> FileTable:
-    table = _parse_jsonl(path, [])
-    chosen = columns.choose(path, table.column_names)
-    # Arrow takes "2011-12-09" for a time; an id or a title that looks so must keep its characters.
-    dated = [name for name in chosen.values() if pa.types.is_timestamp(table[name].type)]
-    if dated:
-        table = _parse_jsonl(path, dated)
-    return FileTable(path=path, table=_rename(table, chosen))
-
-
-def _parse_jsonl(path: Path, as_text: Sequence[str]) -> pa.Table:
-    schema = pa.schema([(name, pa.string()) for name in as_text])
-    return pa.json.read_json(
-        path,
-        read_options=pa.json.ReadOptions(block_size=_JSON_BLOCK_BYTES),
-        parse_options=pa.json.ParseOptions(explicit_schema=schema),
-    )
+def _read_jsonl(path: Path, columns: Columns, block_bytes: int) -> Iterator[FileTable]:
+    """Yield blocks; a column that a block does not have is null there."""
+    as_text: dict[str, pa.DataType] = {}  # columns that look like times
+    known: dict[str, None] = {}
+    schema = pa.schema([])
+    num_rows = 0
+    for number, block in enumerate(whole_lines(path, block_bytes), 1):
+        table = parse_json_lines(block, as_text, num_rows)
+        known |= dict.fromkeys(table.column_names)
+        chosen = columns.choose(path, list(known))
+        # Arrow takes "2011-12-09" for a time; an id or a title that looks so must keep its
+        # characters.
+        dated = text_types(table, chosen.values())
+        if dated:
+            as_text |= dated
+            table = parse_json_lines(block, as_text, num_rows)
+        missing = [name for name in chosen.values() if name not in table.column_names]
+        for name in missing:
+            table = table.append_column(name, pa.nulls(table.num_rows))
+        table = _rename(table, chosen)
+        schema = unified(schema, table.schema, f"{path}: block {number}, after row {num_rows:,}")
+        num_rows += table.num_rows
+        yield FileTable(path=path, table=table)
+    if not num_rows:
+        raise pa.ArrowInvalid("Empty JSON file")
 
 
 def _rename(table: pa.Table, chosen: Mapping[str, str]) -> pa.Table:

@@ -1,6 +1,7 @@
 """Which texts there are to learn from, and how they are read: the catalogue's and further files'.
 
-A `Source` is a row group of a Parquet file or another file: nothing larger is held in memory.
+A `Source` is a row group of a Parquet file or another file. Files are read some rows at a time, so
+they need not fit into memory.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rove.columns import as_text
 from rove.config import Config, DataSection, Format, TextSource
 from rove.errors import ConfigError, DataError
 from rove.readers import ITEM_FIELDS
-from rove.tables import Columns, list_files, read_tables
+from rove.tables import Columns, list_files, read_blocks
 
 _TOGETHER = 1024  # texts that are read together
 _LINES = ".txt"
@@ -80,7 +81,7 @@ def read_texts(source: Source) -> Iterator[list[str]]:
                 table = pa.Table.from_batches([batch])
                 yield _join(pa.table({k: table[v] for k, v in chosen.items()}), source)
         return
-    for part in read_tables(path, source.format, source.columns()):
+    for part in read_blocks(path, source.format, source.columns()):
         for start in range(0, part.table.num_rows, _TOGETHER):
             yield _join(part.table.slice(start, _TOGETHER), source)
 
