@@ -50,7 +50,11 @@ def test_the_tower_gives_the_vectors_of_the_encoder(world: Path, layers: int | N
 def test_adapting_learns_that_users_like_a_colour(
     world: Path, tmp_path: Path, method: str, objective: str
 ) -> None:
-    """And what is written gives the encoder the vectors that were evaluated."""
+    """And what is written gives the encoder the vectors that were evaluated.
+
+    By the posterior, which is what is served, releases get better; by the others they may not, and
+    then the vectors from before are what is used.
+    """
     built, run = start(world, method=method, objective=objective, epochs=6, patience=6)
     before = run.before()
     epochs = []
@@ -60,10 +64,10 @@ def test_adapting_learns_that_users_like_a_colour(
     assert min(epoch.validation.loss for epoch in epochs) < before.validation.loss - 0.1
     assert max(epoch.validation.accuracy for epoch in epochs) > 0.55
     run.use_best()
-    assert run.has_helped and epochs[run.best_epoch - 1].is_best
+    assert run.has_helped or objective != "posterior"
     after = run.before().served
-    assert after == epochs[run.best_epoch - 1].served
-    assert after.value > before.served.value
+    assert after == ([before] + epochs)[run.best_epoch].served
+    assert run.has_helped == (after.value > before.served.value)
     built.write_adapter(tmp_path)
     config = config_of(world, world)
     section = config.encoder.model_copy(update={"adapter": tmp_path})
