@@ -1,8 +1,9 @@
-"""Both commands as jobs: `ray job submit --working-dir .` to a fresh local cluster."""
+"""Both commands as jobs: `ray job submit --working-dir .` to a fresh local cluster with a token."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -40,12 +42,15 @@ class Cluster:
 
     def __init__(self, folder: Path, checkout: Path) -> None:
         self.folder, self._checkout = folder, checkout
-        port, self._env = free_port(), dict(os.environ)
+        port, token = free_port(), secrets.token_hex(32)
+        address = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(
+            base_url=address, headers={"Authorization": f"Bearer {token}"}, timeout=COMMAND_S
+        )
+        self._env = dict(os.environ)
         self._env |= {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-        self._env |= {
-            "RAY_AUTH_MODE": "disabled",
-            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}",
-        }
+        self._env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        self._env |= {"RAY_API_SERVER_ADDRESS": address}
         self._env.pop("RAY_ADDRESS", None)
         ports = {
             "port": free_port(),
@@ -70,27 +75,48 @@ class Cluster:
                 start_new_session=True,
             )
 
-    def job(self, *arguments: str, check: bool = True) -> str:
-        """Return what `ray job ARGUMENTS` prints; until the cluster is up, try again."""
+    def submit(self, name: str, *arguments: str) -> str:
+        """Return what `ray job submit ARGUMENTS` prints for a job of this name."""
         done = subprocess.run(
-            [BIN / "ray", "job", *arguments],
+            [BIN / "ray", "job", "submit", f"--submission-id={name}", *arguments],
             cwd=self._checkout,
             env=self._env,
             capture_output=True,
             text=True,
             timeout=COMMAND_S,
         )
-        assert not check or done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def log(self, name: str) -> str:
+        """Return what the job has printed."""
+        text: str = self.http.get(f"/api/jobs/{name}/logs").raise_for_status().json()["logs"]
+        return text.strip()
+
+    def end_of(self, name: str) -> str:
+        """Return the job's status once it has ended."""
+        deadline = time.monotonic() + COMMAND_S
+        while True:
+            status: str = self.http.get(f"/api/jobs/{name}").raise_for_status().json()["status"]
+            if status in {"SUCCEEDED", "FAILED", "STOPPED"}:
+                return status
+            assert time.monotonic() < deadline, status
+            time.sleep(0.1)
 
     def wait(self) -> None:
         """Return once jobs are taken."""
         deadline = time.monotonic() + COMMAND_S
-        while "SUCCEEDED" not in self.job("submit", "--", "python", "-c", "1", check=False).upper():
+        while not self._takes_jobs():
             assert self._process.poll() is None and time.monotonic() < deadline, (
                 self._log.read_text()
             )
-            time.sleep(0.5)
+            time.sleep(0.2)
+
+    def _takes_jobs(self) -> bool:
+        try:
+            return self.http.post("/api/jobs/", json={"entrypoint": "true"}).is_success
+        except httpx.TransportError:
+            return False
 
     def copies(self) -> list[Path]:
         """Return Ray's copies of the checkout."""
@@ -98,10 +124,11 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop the head and what it started, which is in its process group."""
+        self.http.close()
         for number in (signal.SIGTERM, signal.SIGKILL):
             os.killpg(self._process.pid, number)
             try:
-                self._process.wait(timeout=20)
+                self._process.wait(timeout=5)
                 return
             except subprocess.TimeoutExpired:
                 pass
@@ -149,34 +176,36 @@ def test_a_stopped_adaptation_leaves_no_release_and_goes_on_when_submitted_again
     cluster: Cluster,
 ) -> None:
     """Its log ends with where the release is, which is whole."""
-    cluster.job("submit", "--submission-id=one", "--no-wait", "--working-dir=.", "--", *ADAPT)
+    assert httpx.get(f"{cluster.http.base_url}/api/jobs/").status_code == 401  # without the token
+    cluster.submit("one", "--no-wait", "--working-dir=.", "--", *ADAPT)
     deadline = time.monotonic() + COMMAND_S
-    while "epoch 1: " not in (said := cluster.job("logs", "one")):
+    while "epoch 1: " not in (said := cluster.log("one")):
         assert "training.adapt: " not in said and time.monotonic() < deadline, said
-    cluster.job("stop", "one", check=False)
-    assert "STOPPED" in cluster.job("status", "one").upper()
+        time.sleep(0.05)
+    cluster.http.post("/api/jobs/one/stop").raise_for_status()
+    assert cluster.end_of("one") == "STOPPED"
     (copy,) = cluster.copies()
     assert {path.name for path in copy.iterdir()} >= {"rove", "training", "shop"}
     assert not any((copy / name).exists() for name in (".venv", ".git", "outputs/old"))
     assert not list(copy.glob("outputs/tiny/releases/*"))
-    said = cluster.job("submit", "--submission-id=two", "--working-dir=.", "--", *ADAPT)
-    assert "going on with the run that is there" in said
-    log = cluster.job("logs", "two").strip().splitlines()
+    printed = cluster.submit("two", "--working-dir=.", "--", *ADAPT)
+    assert "going on with the run that is there" in printed
+    log = cluster.log("two").splitlines()
     release = latest(copy / "outputs" / "tiny" / "releases")
     assert log[-1] == f"the release is in {release.folder}"
     assert any("this job runs in a copy of the folder, " in line for line in log)
-    assert "SUCCEEDED" in cluster.job("status", "two").upper()
+    assert cluster.end_of("two") == "SUCCEEDED"
 
 
 def test_a_pretraining_is_a_job_and_bad_input_is_a_failed_one(cluster: Cluster) -> None:
+    """Both at a time; the log of either ends with the line that counts."""
     pretrain = ["python", "-m", "training.pretrain", "shop/rove.yaml"]
-    cluster.job("submit", "--submission-id=three", "--working-dir=.", "--", *pretrain)
-    last = cluster.job("logs", "three").strip().splitlines()[-1]
-    (copy,) = cluster.copies()
-    assert last.startswith(f"the encoder is in {copy / 'outputs' / 'pretrain' / 'encoder'}; use ")
     bad = [*pretrain, "pretrain.path=outputs/other", "pretrain.num_workers=3"]
-    cluster.job("submit", "--submission-id=four", "--working-dir=.", "--", *bad, check=False)
-    assert "FAILED" in cluster.job("status", "four").upper()
-    assert "3 workers with 1 CPUs each need 3 CPUs, the cluster has 2" in cluster.job(
-        "logs", "four"
-    )
+    cluster.submit("three", "--no-wait", "--working-dir=.", "--", *bad)
+    cluster.submit("four", "--working-dir=.", "--", *pretrain)
+    (copy,) = cluster.copies()
+    last = cluster.log("four").splitlines()[-1]
+    assert last.startswith(f"the encoder is in {copy / 'outputs' / 'pretrain' / 'encoder'}; use ")
+    assert cluster.end_of("three") == "FAILED"
+    message = "3 workers with 1 CPUs each need 3 CPUs, the cluster has 2; "
+    assert cluster.log("three").splitlines()[-1].startswith(f"training.pretrain: {message}")
