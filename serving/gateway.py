@@ -25,6 +25,7 @@ from rove.messages import EventOutcomes, Readiness, ShardState
 from rove.sharding import shard_of
 from serving import api
 from serving.access import Guard
+from serving.actions import Actions
 from serving.catalogue import CatalogueApi, CatalogueWriter
 from serving.channels import Channel
 from serving.docs import add_docs
@@ -32,6 +33,7 @@ from serving.embeddings import EmbeddingsApi
 from serving.encoder import EncoderClient
 from serving.handles import RemoteApp
 from serving.http import MSGPACK, App, Request, Response, Router, decoder
+from serving.personalizer import PersonalizerApi
 from serving.problems import Unavailable
 from serving.routing import (
     MANY_PATH,
@@ -269,6 +271,8 @@ class _Gateway:
             (part,) = (part for part in parts if hasattr(part, endpoint.name))
             handler = getattr(part, endpoint.name)
             self._router.add(endpoint.method, endpoint.path, handler, endpoint.access)
+        actions = Actions(gateway.get_item, self._writer.put)
+        PersonalizerApi(gateway, actions, serving.max_events).add_to(self._router)
         add_docs(self._router, with_keys=tree.access.keys is not None)
         self._guard = Guard(tree.access)
         self._gateway = gateway
