@@ -1,6 +1,7 @@
 """Measures the steps of an adaptation: loss, tokens and time of each, over all workers.
 
-Tokens are those of the items that a step reads with gradients; time is that from the start of the
+Tokens are those of the items that a step reads with gradients, padding is their batches' share of
+places without one; time is that from the start of the
 forward pass to the end of the optimiser's step.
 """
 
@@ -36,7 +37,7 @@ class Meter:
         self._teller = teller
         self._device = objective.tower.device
         self._num_steps = 0
-        self._num_tokens = 0
+        self._num_tokens = self._num_places = 0
         self._began = 0.0
         self._loss: torch.Tensor | None = None
         objective.tower.register_forward_pre_hook(self._count)
@@ -48,24 +49,28 @@ class Meter:
 
     def __call__(self, episodes: Episodes, rng: np.random.Generator) -> torch.Tensor:
         """Return the loss of a batch."""
-        self._began, self._num_tokens = time.perf_counter(), 0
+        self._began, self._num_tokens, self._num_places = time.perf_counter(), 0, 0
         loss: torch.Tensor = self._step(episodes, rng)
         self._loss = loss.detach()
         return loss
 
     def _count(self, tower: Tower, arguments: tuple[Any, ...]) -> None:
-        self._num_tokens += int(tower.texts.lengths(arguments[0]).sum())
+        lengths = tower.texts.lengths(arguments[0])
+        self._num_tokens += int(lengths.sum())
+        for chosen in tower.batches(arguments[0]):
+            self._num_places += len(chosen) * int(lengths[chosen].max())
 
     def _after(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if self._loss is None:
             return
         self._num_steps += 1
-        own = [float(self._loss), float(self._num_tokens)]
+        own = [float(self._loss), float(self._num_tokens), float(self._num_places)]
         self._loss = None
-        loss, tokens = self._group.sum(own, self._device)
+        loss, tokens, places = self._group.sum(own, self._device)
         figures = {
             "loss": loss / self._group.size,
             "num_tokens": tokens,
+            "padding": 1.0 - tokens / places if places else 0.0,
             "seconds": time.perf_counter() - self._began,
             "learning_rate": float(optimizer.param_groups[0]["lr"]),
         }

@@ -57,6 +57,7 @@ def _results(
         rows.append(("trained parameters", f"{facts['num_trained']:,} on {facts['device']}"))
     if facts["seconds"]:
         rows.append(("items' tokens/s in steps", f"{facts['num_tokens'] / facts['seconds']:,.0f}"))
+        rows.append(("padding", f"{1 - facts['num_tokens'] / facts['num_places']:.1%}"))
         rows.append(("peak memory of a worker", f"{facts['memory_mb']:,.0f} MB"))
     rows.append(("peak memory of the command", f"{facts['command_memory_mb']:,.0f} MB"))
     return rows

@@ -24,7 +24,8 @@ class Follower:
 
     facts: dict[str, Any]
     """What the run was like: what the workers said at the start, and `memory_mb` (the most of a
-    worker), `command_memory_mb`, `num_tokens` and `seconds` of the steps that were followed."""
+    worker), `command_memory_mb`, `num_tokens`, `num_places` (tokens and padding) and `seconds` of
+    the steps that were followed."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class Follower:
         start_step: int,
     ) -> None:
         """Open the trackers of a run that goes on at `start_step`; their files go to `folder`."""
-        self.facts = {"memory_mb": 0.0, "num_tokens": 0.0, "seconds": 0.0}
+        self.facts = dict.fromkeys(("memory_mb", "num_tokens", "num_places", "seconds"), 0.0)
         self._news = news
         self._title = title
         self._actions: dict[str, Callable[..., None]] = {
@@ -99,6 +100,7 @@ class Follower:
         facts = self.facts
         facts["memory_mb"] = max(facts["memory_mb"], memory_mb)
         facts["num_tokens"] += figures["num_tokens"]
+        facts["num_places"] += figures["num_tokens"] / (1.0 - figures["padding"])
         facts["seconds"] += figures["seconds"]
         rate = figures["num_tokens"] / figures["seconds"]
         self._log("train", step, {**figures, "tokens_per_s": rate, "peak_memory_mb": memory_mb})

@@ -49,7 +49,7 @@ class Teller:
         self.send()
 
     def step(self, step: int, figures: Mapping[str, float], device: torch.device) -> None:
-        """Tell about a step: `figures` has at least loss, num_tokens and seconds."""
+        """Tell about a step: `figures` has at least loss, num_tokens, padding, seconds."""
         self._tell(kind="step", step=step, figures=dict(figures), memory_mb=peak_memory_mb(device))
         if time.monotonic() - self._sent > _SEND_S:
             self.send()

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -66,13 +67,17 @@ class Tower(nn.Module):
     def forward(self, rows: Ints, rng: np.random.Generator | None = None) -> torch.Tensor:
         """Return the vectors (n, E) of the items; with `rng`, of texts with parts hidden."""
         parts, order = [], []
-        for chosen in by_length(self.texts.lengths(rows).tolist(), self._batch_tokens):
+        for chosen in self.batches(rows):
             order.extend(chosen)
             parts.append(self._batch(rows[chosen], rng))
         vectors = torch.cat(parts)
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.tensor(order)] = torch.arange(len(order))
         return vectors[back.to(vectors.device)]
+
+    def batches(self, rows: Ints) -> Iterator[list[int]]:
+        """Yield which of the items `rows` go through the model together, padded to the longest."""
+        return by_length(self.texts.lengths(rows).tolist(), self._batch_tokens)
 
     def read(self, ids: Ints, present: Mask) -> torch.Tensor:
         """Return the vectors (n, E) of padded tokens (n, T) that are no item's."""

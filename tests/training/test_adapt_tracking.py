@@ -37,7 +37,7 @@ def test_the_first_worker_tells_and_the_others_are_silent() -> None:
     for speaks in (True, False):
         teller = Teller(box, speaks)
         teller.start(0, 9, "on cpu", {"device": "cpu"})
-        teller.step(1, {"loss": 1.0, "num_tokens": 5.0, "seconds": 0.1}, CPU)
+        teller.step(1, {"loss": 1.0, "num_tokens": 5.0, "padding": 0.0, "seconds": 0.1}, CPU)
         teller.send()
     assert [message["kind"] for message in box.news.take()] == ["start", "step"]
     assert box.news.take() == []
@@ -52,7 +52,8 @@ def test_peak_memory_grows_with_what_is_used() -> None:
 
 
 def test_every_step_is_told_with_its_tokens_and_its_time(tmp_path: Path) -> None:
-    """A text is [CLS] size colour thing [SEP], so 16 items of a step are 80 tokens."""
+    """A text is [CLS] size colour thing [SEP], so 16 items of a step are 80 tokens, and none of
+    them is longer than another."""
     write_encoder(tmp_path / "bert")
     write_data(tmp_path)
     config = config_of(tmp_path, tmp_path)
@@ -68,6 +69,7 @@ def test_every_step_is_told_with_its_tokens_and_its_time(tmp_path: Path) -> None
     steps = box.news.take()
     assert [one["step"] for one in steps] == [8 + row for row in range(run.total_steps // 2)]
     assert all(one["figures"]["num_tokens"] == 80 for one in steps)
+    assert all(one["figures"]["padding"] == 0.0 for one in steps)
     assert all(one["figures"]["seconds"] > 0 for one in steps)
     assert np.mean([one["figures"]["loss"] for one in steps]) == pytest.approx(epoch.loss)
 
@@ -99,7 +101,8 @@ def test_an_epoch_that_serves_no_better_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_the_report_says_what_happened(tmp_path: Path) -> None:
-    """300 tokens in 2 s; the second of three epochs is the last that was the best so far."""
+    """300 tokens in 400 places and 2 s; the second of three epochs is the last that was the best so
+    far."""
     before, curve = (
         figures(0, 3.0, 0.1),
         [
@@ -110,6 +113,7 @@ def test_the_report_says_what_happened(tmp_path: Path) -> None:
     )
     facts: dict[str, Any] = {"num_trained": 1234, "device": "cpu"}
     facts |= {"memory_mb": 12.0, "command_memory_mb": 34.0, "num_tokens": 300.0, "seconds": 2.0}
+    facts["num_places"] = 400.0
     config = Config.parse({"name": "tiny", "adapt": {"path": str(tmp_path)}})
     text = write_report(config, before, curve, facts, 0.5).read_text("utf-8")
     for line in (
@@ -120,6 +124,7 @@ def test_the_report_says_what_happened(tmp_path: Path) -> None:
         "| time in epochs | 0:30 |",
         "| trained parameters | 1,234 on cpu |",
         "| items' tokens/s in steps | 150 |",
+        "| padding | 25.0% |",
         "| peak memory of a worker | 12 MB |",
         "| peak memory of the command | 34 MB |",
         "| 0 |  | 3.0000 | 0.1000 | 0.0500 | 0.5000 | 10.0 |",

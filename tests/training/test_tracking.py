@@ -83,6 +83,7 @@ def check_mlflow(uri: str) -> None:
     losses = client.get_metric_history(found.info.run_id, "train/loss")
     assert [one.step for one in losses] == list(range(1, len(losses) + 1))
     assert found.data.metrics["train/peak_memory_mb"] > 100
+    assert found.data.metrics["train/padding"] == 0.0
     epochs = client.get_metric_history(found.info.run_id, "epoch/served_ndcg_at_10")
     assert len(epochs) == 2
 
@@ -118,7 +119,7 @@ def test_a_run_goes_on_without_a_tracker_that_fails(
         settings={"seed": 0},
         start_step=0,
     )
-    step = {"loss": 2.0, "num_tokens": 90.0, "seconds": 0.5}
+    step = {"loss": 2.0, "num_tokens": 90.0, "padding": 0.1, "seconds": 0.5}
     with follower:
         with sqlite3.connect(tmp_path / "mlflow") as database:
             database.execute("DROP TABLE metrics")
@@ -131,4 +132,4 @@ def test_a_run_goes_on_without_a_tracker_that_fails(
     said = capsys.readouterr().out
     assert "adapting: 1 of 1 steps, loss 2.000, 180 tokens/s, 0:00 left" in said
     assert "MLflow takes no more figures: " in said
-    assert follower.facts["num_tokens"] == 90.0
+    assert (follower.facts["num_tokens"], follower.facts["num_places"]) == (90.0, 100.0)
