@@ -3,7 +3,7 @@
 The reward of user i with item j is `y_ij = b_j + phi_j . theta_i + noise`, where
 
     phi_j   = [f_j, v_j]                what is known of the item
-    f_j     = (e_j - mean) W            leading components of its embedding e_j (`TextFactors`)
+    f_j     = (e_j - mean) W            directions of its embedding e_j (`TextFactors`)
     v_j     ~ N(A' f_j, diag(tau))      learned factors; their prior mean is read from the text
     theta_i ~ N(mu_0, S_0)              the user's taste over both
     noise   ~ N(0, sigma2)
@@ -40,7 +40,7 @@ _FLOOR = 1e-10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFactors:
-    """The map from an embedding to its leading components, scaled to unit mean square."""
+    """The map from an embedding to directions of it, together scaled to unit mean square."""
 
     mean_E: Array
     components_EF: Array
