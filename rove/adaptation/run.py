@@ -56,8 +56,9 @@ class Epoch:
     def line(self) -> str:
         """Say it in a line."""
         found = self.validation
+        trained = f"loss {self.loss:.4f}, " if self.number else ""  # none before training
         return (
-            f"epoch {self.number}: loss {self.loss:.4f}, validation loss {found.loss:.4f}, "
+            f"epoch {self.number}: {trained}validation loss {found.loss:.4f}, "
             f"accuracy {found.accuracy:.3f}; served NDCG@10 {self.served.overall:.4f}, "
             f"of new items {self.served.cold:.4f}; {self.duration_s:.1f} s"
             + (" (best)" if self.is_best else "")

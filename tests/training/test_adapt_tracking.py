@@ -64,6 +64,7 @@ def test_every_step_is_told_with_its_tokens_and_its_time(tmp_path: Path) -> None
     meter = Meter(built.objective, teller)
     meter.go_on_from(7)
     run = Run(built.objective, history, validation, step=meter)
+    assert run.before().line().startswith("epoch 0: validation loss ")
     epoch = run.epoch()
     teller.send()
     steps = box.news.take()
