@@ -25,6 +25,6 @@ def attribution(
         return "unattributed", f"the decision did not show {shown(interaction.item_id)}"
     if interaction.slot is not None and interaction.slot not in slots:
         return "unattributed", f"slot {interaction.slot} showed another item"
-    if (interaction.timestamp or 0.0) > decision.expires_at:
+    if (interaction.timestamp or 0.0) >= decision.expires_at:
         return "late", "the decision had expired"
     return "accepted", None

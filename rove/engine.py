@@ -167,13 +167,20 @@ class Engine:
         return [outcome for outcome in outcomes if outcome is not None]
 
     def activate(self, event_id: str) -> Decision:
-        """Activate a deferred decision; an active one stays as it is."""
+        """Activate a deferred decision, in time; an active one stays as it is."""
         decision = self._decision(event_id)
         if decision.activated_at is not None:
             return decision
         now = self._clock()
+        if now >= decision.expires_at:
+            raise Conflict(
+                f"decision {shown(event_id)} expired before it was activated, so that it counts "
+                "for nothing; rank again"
+            )
         with self._ledger.transaction() as transaction:
             transaction.activate(event_id, now)
+            learn = self.view.activated(transaction, event_id)
+        learn()
         return structs.replace(decision, activated_at=now)
 
     def decision(self, event_id: str) -> DecisionRecord:
@@ -192,11 +199,13 @@ class Engine:
             )
             for slot, answers in sorted(by_slot.items())
         }
-        expired = self._clock() > decision.expires_at
+        expired = self._clock() >= decision.expires_at
+        counts = expired and decision.activated_at is not None
         return DecisionRecord(
             decision=decision,
             outcome="rewarded" if rewards else "expired" if expired else "pending",
             rewards=rewards,
+            default_reward=self._rewards.default if counts else None,
         )
 
     def item(self, item_id: str) -> Item:

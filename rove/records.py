@@ -20,6 +20,9 @@ class DecisionRecord(Struct, frozen=True, kw_only=True):
     outcome: Literal["pending", "rewarded", "expired"]
     rewards: dict[int, float]
     """Slot -> reward of those that earned one."""
+    default_reward: float | None = None
+    """What the other slots count with, once the decision has expired; null before, and for a
+    decision that was never activated, which counts for nothing."""
 
 
 class ItemTaste(Struct, frozen=True, kw_only=True):

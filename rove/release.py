@@ -6,10 +6,10 @@
     retrieval.faiss     of a large catalogue, the index for `rove.retrieval`
     encoder/            the language model
 
-and beside the releases the file `current`, which names the one in service.
+and beside the releases `current`, which names the one in service (`rove.release_pointer`).
 
 - Tensors are memory-mapped: the shards of one node share their pages, and opening reads no data.
-- A release appears under its name only when it is complete; `promote` swaps the pointer.
+- A release appears under its name only when it is complete.
 - Nothing in it is a pickle.
 """
 
@@ -37,10 +37,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from rove.catalogue import Item
-from rove.errors import NotFound, ReleaseError, StoreUnavailable, shown
+from rove.errors import ReleaseError, StoreUnavailable, shown
 from rove.item_means import ItemMeans
 from rove.learning import Learned
 from rove.model import ItemFeatures, RewardModel
+from rove.release_pointer import current as current
+from rove.release_pointer import promote as promote
+from rove.release_pointer import sync_to_disk
 from rove.retrieval import (
     EXACT_ITEMS,
     MOST_READ,
@@ -52,10 +55,10 @@ from rove.retrieval import (
 from rove.shown.model import ShownModel
 
 SCHEMA_VERSION = 1
-CURRENT = "current"
 NUM_INTERACTIONS = "num_interactions"
 NUM_TRIALS = "num_trials"
 REFIT_OF = "refit_of"
+SETTLED_S = "settled_s"
 ADAPTED_NDCG, FROZEN_NDCG = "validation_ndcg_at_10_adapted", "validation_ndcg_at_10_frozen"
 """Keys of a release's metrics that others read."""
 _INDEX = "retrieval.faiss"
@@ -108,6 +111,11 @@ class Release:
     """What was learnt from trials, where `feedback` is `shown`."""
     retrieval_path: Path | None = None
     """Of a large catalogue, the index for `rove.retrieval`."""
+
+    @property
+    def settled_s(self) -> float:
+        """When what had expired counts in it, unanswered slots too; for implicit feedback."""
+        return float(self.metrics.get(SETTLED_S, self.as_of_s))
 
     @property
     def encoder_folder(self) -> Path:
@@ -230,31 +238,14 @@ def write(
         _link_folder(encoder_folder, draft / "encoder")
         (draft / "release.yaml").write_text(yaml.safe_dump(described, sort_keys=False), "utf-8")
         for path in sorted(draft.rglob("*")):
-            _sync_to_disk(path)
+            sync_to_disk(path)
         draft.rename(releases / release_id)
-        _sync_to_disk(releases)
+        sync_to_disk(releases)
     except (OSError, SafetensorError) as error:
         raise StoreUnavailable(f"{releases}: the release cannot be written: {error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return releases / release_id
-
-
-def promote(releases: Path, release_id: str) -> None:
-    """Put a release into service: swap the pointer, atomically."""
-    known = Path(release_id).name == release_id
-    if not known or not (releases / release_id / "release.yaml").is_file():
-        raise NotFound(f"there is no release {shown(release_id)} in {releases}")
-    draft = releases / f".{CURRENT}-{uuid.uuid4().hex}"
-    try:
-        draft.write_text(release_id + "\n", "utf-8")
-        _sync_to_disk(draft)
-        draft.replace(releases / CURRENT)
-        _sync_to_disk(releases)
-    except OSError as error:
-        raise StoreUnavailable(f"{releases}: cannot promote a release: {error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def prune(releases: Path, keep: int) -> list[str]:
@@ -274,15 +265,18 @@ def prune(releases: Path, keep: int) -> list[str]:
     return [folder.name for folder in old]
 
 
-def current(releases: Path) -> Path:
-    """Return the folder of the release in service."""
-    try:
-        release_id = (releases / CURRENT).read_text("utf-8").strip()
-    except FileNotFoundError:
-        raise NotFound(
-            f"{releases} has no release in service; run python -m training.factorise CONFIG"
-        ) from None
-    return releases / release_id
+def described(releases: Path) -> list[dict[str, Any]]:
+    """Return what each release's `release.yaml` says, the newest first; damaged ones are left out.
+
+    See the keys there: id, created_at, encoder, num_items, metrics and others.
+    """
+    found = []
+    for folder in sorted(releases.glob("[0-9]*"), reverse=True):
+        try:
+            found.append(_described(folder))
+        except ReleaseError as error:
+            logger.warning("left out: %s", error.detail)
+    return found
 
 
 def latest(releases: Path) -> Release:
@@ -450,11 +444,3 @@ def _link(source: str, target: str) -> str:
     except OSError:
         shutil.copy2(source, target)
     return target
-
-
-def _sync_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,12 +4,16 @@ item_index   the release's items with the catalogue's changes since
 item_means   the release's sums, this shard's since, the other shards' since
 users        posteriors of the users seen lately
 decider      scores and slates
+
+Where a slot that earns nothing in time has a reward other than 0 (`rewards.default_reward`), it is
+learnt when its decision expires: `sync` settles what has, in order of expiry, in the transaction
+that notes how far it got. An answer that comes later takes it back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -22,17 +26,22 @@ from rove.events import RankRequest
 from rove.item_index import ItemIndex
 from rove.item_means import ItemMeans
 from rove.ledger.items import ItemStore
-from rove.ledger.ledger import History, Ledger, StoredInteraction, Transaction
+from rove.ledger.ledger import History, Ledger, Statistics, StoredInteraction, Transaction
 from rove.profiles import profile_of
 from rove.records import ItemTaste, UserProfile
 from rove.release import Release
+from rove.rewards import RewardMap
 from rove.scores import TextVectors
 from rove.scoring import Part, Scorer
 from rove.shared_sums import SharedSums
 from rove.shortlisting import shortlister_of
+from rove.unanswered import defaults_of, replaced_by, replaced_since
 from rove.users import Observation, Taste, User, UserCache, is_observation
 
+COUNTED = "counted"
+"""Key of a shard's state: the release for which its statistics count all that it has seen."""
 _MEGABYTE = 1_000_000
+_NOTHING = Statistics(item_ids=[], weight=np.zeros(0), total=np.zeros(0), as_of=np.zeros(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,8 @@ class _Change:
     item_ids: list[str]
     amounts: npt.NDArray[np.float64]
     latest_s: float
+    corrected: set[str] = field(default_factory=set)
+    """Users of whom something is taken back: they are built anew."""
 
 
 class View:
@@ -54,6 +65,7 @@ class View:
         self._ledger = ledger
         self._store = store
         self._sequence = 0
+        self._rewards = RewardMap.from_config(config.rewards)
         self.index = ItemIndex(release)
         self.means = ItemMeans(
             sums_J=release.sums_J,
@@ -69,10 +81,15 @@ class View:
         )
         max_bytes = int(config.serving.user_cache_mb * _MEGABYTE)
         self.users: UserCache[User] = UserCache(max_bytes, self.build_user)
-        self.sums = SharedSums(self.means, self.index, ledger.statistics(release.id))
+        own = ledger.statistics(release.id)
+        is_whole = ledger.state(COUNTED) == release.id
+        self.sums = SharedSums(self.means, self.index, own if is_whole else _NOTHING)
+        settled_s = ledger.settled_until(release.id) if is_whole else None
+        self.settled_s = release.settled_s if settled_s is None else settled_s
         self._take_catalogue_changes()
-        self._catch_up()
-        self.sync(self.now_s)
+        if not is_whole:
+            self._catch_up(own.item_ids)
+        self._follow_others()
 
     @property
     def now_s(self) -> float:
@@ -80,8 +97,12 @@ class View:
         return self.means.latest_s
 
     def sync(self, now_s: float) -> None:
-        """Take in the catalogue's changes and what other shards learnt of the items."""
+        """Follow the catalogue and the other shards, and settle what has expired."""
         self._take_catalogue_changes()
+        self._follow_others()
+        self._settle(now_s)
+
+    def _follow_others(self) -> None:
         news = self._ledger.statistics_of_others(self.release.id, self.sums.revisions)
         self.sums.merge(news)
 
@@ -102,21 +123,44 @@ class View:
         stored: Sequence[StoredInteraction],
     ) -> Callable[[], None]:
         """Write what interactions add to the item statistics; return what to call after."""
+        taken_back = replaced_by(stored, transaction, self._rewards, self.settled_s)
+        return partial(self._commit, self._written(transaction, stored, taken_back))
+
+    def activated(self, transaction: Transaction, event_id: str) -> Callable[[], None]:
+        """Nothing: what users do is learnt as they do it, the rest when the decision expires."""
+        return lambda: None
+
+    def _written(
+        self,
+        transaction: Transaction,
+        stored: Sequence[StoredInteraction],
+        taken_back: Sequence[StoredInteraction] = (),
+    ) -> _Change:
+        """Write what interactions add to the item statistics, and what is taken back of them."""
         positive = [one for one in stored if one.reward > 0.0]
-        item_ids = [one.interaction.item_id for one in positive]
-        timestamps = np.array([one.interaction.timestamp for one in positive], np.float64)
-        rewards = np.array([one.reward for one in positive], np.float64)
+        lost = [one for one in taken_back if one.reward > 0.0]
+        item_ids = [one.interaction.item_id for one in (*positive, *lost)]
+        timestamps = np.array([one.interaction.timestamp for one in (*positive, *lost)], np.float64)
+        gained, given_up = [one.reward for one in positive], [-one.reward for one in lost]
+        rewards = np.array([*gained, *given_up], np.float64)
         amounts = self.means.decayed(rewards, timestamps)
         # Only what is written with the statistics moves the time, so that it can be rebuilt.
         latest_s = float(timestamps.max(initial=self.now_s))
         statistics = self.sums.prepare(item_ids, amounts, latest_s)
         transaction.add_statistics(self.release.id, statistics)
-        change = _Change(stored=stored, item_ids=item_ids, amounts=amounts, latest_s=latest_s)
-        return partial(self._commit, change)
+        return _Change(
+            stored=stored,
+            item_ids=item_ids,
+            amounts=amounts,
+            latest_s=latest_s,
+            corrected={one.interaction.user_id for one in taken_back},
+        )
 
     def _commit(self, change: _Change) -> None:
         """Learn what was written: the items, and the cached users; others are built when needed."""
         self.sums.commit(change.item_ids, change.amounts, change.latest_s)
+        for user_id in change.corrected:
+            self.users.forget(user_id)
         by_user: dict[str, list[Observation]] = {}
         for one in change.stored:
             interaction = one.interaction
@@ -157,6 +201,14 @@ class View:
             for item_id, kind, reward, timestamp in zip(*columns, strict=True)
             if (seen := self.observation(item_id, kind, float(reward), float(timestamp)))
         ]
+        if self._rewards.default:
+            decided = self._ledger.shown_to(user_id)
+            settled = [one for one in decided if one.expires_at <= self.settled_s]
+            observations += [
+                Observation(row=row, reward=one.reward, timestamp=one.interaction.timestamp or 0.0)
+                for one in defaults_of(settled, self._rewards)
+                if (row := self.index.row(one.interaction.item_id)) is not None
+            ]
         user = User(self.release.model.num_factors)
         self.learn(user, observations)
         return user
@@ -189,10 +241,24 @@ class View:
         # Views hold row numbers: those of changed and removed items are out of date.
         self.users.clear()
 
-    def _catch_up(self) -> None:
-        """Count what this shard saw between the release's watermark and its coming into service."""
-        if self.sums.has_own:
+    def _settle(self, now_s: float) -> None:
+        """Learn the default reward of what has expired unanswered; a part of it at a time."""
+        if not self._rewards.default:
             return
+        part = self._ledger.expired(self.settled_s, now_s)
+        until_s = part[-1].expires_at if part else now_s
+        if part:
+            with self._ledger.transaction() as transaction:
+                change = self._written(transaction, defaults_of(part, self._rewards))
+                transaction.settle(self.release.id, until_s)
+            self._commit(change)
+        self.settled_s = max(self.settled_s, until_s)
+
+    def _catch_up(self, counted: Sequence[str]) -> None:
+        """Count what this shard saw after the release's watermark, also while another served.
+
+        `counted`: items that were counted for it before.
+        """
         watermark = self.release.watermark
         mark = watermark.get(self._ledger.shard, 0 if watermark else None)
         since = (
@@ -201,8 +267,24 @@ class View:
             else self._ledger.rewards_since(sequence=mark)
         )
         latest_s = float(since.timestamps.max(initial=self.release.as_of_s))
-        amounts = self.means.decayed(since.rewards, since.timestamps)
-        statistics = self.sums.prepare(since.item_ids, amounts, latest_s)
         with self._ledger.transaction() as transaction:
+            lost = [] if mark is None else self._corrected(transaction, mark)
+            gone = sorted(set(counted).difference(since.item_ids))
+            item_ids = [*since.item_ids, *(one.interaction.item_id for one in lost), *gone]
+            rewards = np.concatenate([since.rewards, [-one.reward for one in lost]])
+            lost_at = [one.interaction.timestamp or 0.0 for one in lost]
+            amounts = self.means.decayed(rewards, np.concatenate([since.timestamps, lost_at]))
+            amounts = np.concatenate([amounts, np.zeros(len(gone))])
+            statistics = self.sums.prepare(item_ids, amounts, latest_s)
             transaction.add_statistics(self.release.id, statistics)
-        self.sums.commit(since.item_ids, amounts, latest_s)
+            transaction.settle(self.release.id, self.settled_s)
+            transaction.put_state(COUNTED, self.release.id)
+        self.sums.commit(item_ids, amounts, latest_s)
+
+    def _corrected(self, transaction: Transaction, mark: int) -> list[StoredInteraction]:
+        """Return the default rewards in the release's sums that were answered after its mark."""
+        if self._rewards.default <= 0.0:
+            return []
+        late = transaction.shown(self._ledger.answered_since(mark))
+        settled = [one for one in late if one.expires_at <= self.settled_s]
+        return replaced_since(settled, self._rewards, mark)

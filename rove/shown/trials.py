@@ -1,7 +1,7 @@
 """Decisions and their answers as trials: one item in one slot, and what it earned.
 
 A slot that was answered has the reward of its answers. One that was not has the default reward,
-once its decision has expired, if it was shown at all (activated).
+once its decision has expired. A decision that was never shown (activated) teaches nothing.
 """
 
 from __future__ import annotations
@@ -47,15 +47,17 @@ def reward_of(answers: Iterable[Answer], item_id: str, rewards: RewardMap) -> fl
 def trials_of(
     decided: Sequence[Shown], rewards: RewardMap, *, answered: bool = True, unanswered: bool = True
 ) -> list[Trial]:
-    """Return the trials of decisions; the unanswered ones only of decisions that were shown."""
+    """Return the trials of the decisions that were shown."""
     trials = []
     for one in decided:
+        if not one.is_active:
+            continue
         for slot, item_id in enumerate(one.item_ids):
             reward = reward_of(one.answers, item_id, rewards)
             if reward is not None:
                 if answered:
                     trials.append(Trial(shown=one, slot=slot, reward=reward))
-            elif unanswered and one.is_active:
+            elif unanswered:
                 trials.append(Trial(shown=one, slot=slot, reward=rewards.default))
     return trials
 

@@ -37,6 +37,7 @@ from rove.shown.scoring import ShownScorer, ShownTaste
 from rove.shown.trials import Trial, reward_of, trials_of
 from rove.shown.users import ShownUser
 from rove.users import UserCache
+from rove.view import COUNTED
 
 Array = npt.NDArray[np.float64]
 
@@ -80,15 +81,21 @@ class ShownView:
         model = release.shown or unlearnt(
             self._rewards, release.embeddings_JE, prior_of(config.training.prior)
         )
-        self.items = ItemPosterior(model, self.index, ledger.trial_sums(release.id))
+        own = ledger.trial_sums(release.id)
+        is_whole = ledger.state(COUNTED) == release.id
+        counted = TrialSums(item_ids=[], sums_nV=own.sums_nV[:0])
+        self.items = ItemPosterior(model, self.index, own if is_whole else counted)
         self.scorer = ShownScorer(model, self.items, self.index, ledger, self._rewards)
         self.decider: Decider[ShownUser, ShownTaste, None] = Decider(
             config.policy, self.index, self.scorer
         )
         max_bytes = int(config.serving.user_cache_mb * _MEGABYTE)
         self.users: UserCache[ShownUser] = UserCache(max_bytes, self.build_user)
+        settled_s = ledger.settled_until(release.id) if is_whole else None
+        self.scorer.settled_s = model.settled_s if settled_s is None else settled_s
         self._take_catalogue_changes()
-        self._catch_up()
+        if not is_whole:
+            self._catch_up(own.item_ids)
         self.items.merge(ledger.trial_sums_of_others(release.id, self.items.revisions))
 
     @property
@@ -153,6 +160,11 @@ class ShownView:
         ]
         return partial(self._commit, self._written(transaction, trials, standing))
 
+    def activated(self, transaction: Transaction, event_id: str) -> Callable[[], None]:
+        """Write what the answers to a decision that was activated just now add; as `prepare`."""
+        trials = trials_of(transaction.shown([event_id]), self._rewards, unanswered=False)
+        return partial(self._commit, self._written(transaction, trials, []))
+
     def _commit(self, change: _Change) -> None:
         """Learn what was written: the items, and the users that are cached."""
         self.items.commit(change.sums)
@@ -187,10 +199,10 @@ class ShownView:
     def _answered(self, shown: Shown, item_id: str, answers: list[Answer]) -> Trial | None:
         """Return the trial that new answers make of a slot, with what it counted with before."""
         after = reward_of([*shown.answers, *answers], item_id, self._rewards)
-        if after is None:
+        if after is None or not shown.is_active:
             return None
         before = reward_of(shown.answers, item_id, self._rewards)
-        if before is None and shown.is_active and shown.expires_at <= self.scorer.settled_s:
+        if before is None and shown.expires_at <= self.scorer.settled_s:
             before = self._rewards.default
         if before == after:
             return None
@@ -257,13 +269,12 @@ class ShownView:
             self._commit(change)
         self.scorer.settled_s = max(after_s, until_s)
 
-    def _catch_up(self) -> None:
-        """Learn what this shard saw between the release and its coming into service."""
+    def _catch_up(self, counted: Sequence[str]) -> None:
+        """Learn what this shard saw after the release's watermark, also while another served.
+
+        `counted`: items that were counted for it before.
+        """
         model, shard = self.scorer.model, self._ledger.shard
-        settled_s = self._ledger.settled_until(self.release.id)
-        self.scorer.settled_s = model.settled_s if settled_s is None else settled_s
-        if settled_s is not None:
-            return
         mark = self.release.watermark.get(shard, 0)
         late = self._ledger.answered_since(mark)
         with self._ledger.transaction() as transaction:
@@ -273,11 +284,15 @@ class ShownView:
                 for trial in trials_of(part, self._rewards, unanswered=False)
             ]
             for one in transaction.shown(late):
-                if one.expires_at <= model.settled_s:
+                if one.is_active and one.expires_at <= model.settled_s:
                     trials += self._corrected(one, mark)
             # No user is cached yet, so that nothing is learnt twice of them.
             change = self._written(transaction, trials, [])
+            gone = sorted(set(counted).difference(change.sums.item_ids))
+            none = TrialSums(item_ids=gone, sums_nV=np.zeros((len(gone), self.items.size)))
+            transaction.add_trial_sums(self.release.id, none)
             transaction.settle(self.release.id, model.settled_s)
+            transaction.put_state(COUNTED, self.release.id)
         self.items.commit(change.sums)
         self.users.clear()
 
@@ -287,7 +302,7 @@ class ShownView:
         trials = []
         for slot, item_id in enumerate(shown.item_ids):
             then = reward_of(before, item_id, self._rewards)
-            if then is None and shown.is_active:
+            if then is None:
                 then = self._rewards.default
             now = reward_of(shown.answers, item_id, self._rewards)
             if now is not None and now != then:
