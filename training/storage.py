@@ -1,4 +1,9 @@
-"""Where tokens and checkpoints are: a folder that all workers see, or an address on S3."""
+"""Where tokens and checkpoints are: a folder that all workers see, or an address on S3.
+
+S3's key, region and endpoint are those of the AWS clients: `AWS_ACCESS_KEY_ID`,
+`AWS_SECRET_ACCESS_KEY`, `AWS_DEFAULT_REGION` and `AWS_ENDPOINT_URL` in the surroundings of the
+command and of every node, `~/.aws`, or the machine's role. No key is written or sent to workers.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +48,7 @@ class Storage:
             filesystem.delete_file(probe)
         except (OSError, pa.ArrowException) as error:
             reason = (str(error).strip() or repr(error)).splitlines()[0]
+            reason = reason.partition(". To create buckets, ")[0]  # Arrow's option, not Rove's
             raise ConfigError(
                 f"{shown(text)} ({section}.path, .storage) cannot be written: {reason}; "
                 "give a folder or an s3:// address with permission to write"
