@@ -14,10 +14,13 @@ watermark themselves.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from rove.behaviour import Behaviour
 from rove.calibration import MIN_VISITS, NUM_VISITS
@@ -32,6 +35,7 @@ from rove.release import (
     NUM_INTERACTIONS,
     NUM_TRIALS,
     REFIT_OF,
+    SETTLED_S,
     Release,
     current,
     latest,
@@ -42,8 +46,17 @@ from rove.release import (
 )
 from rove.rewards import RewardMap
 from rove.shown.learning import learn_shown
+from rove.unanswered import defaults_of
 
 KEPT_REFITS = 3
+_DEFAULTS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("reward", pa.float64()),
+        ("timestamp", pa.float64()),
+    ]
+)
 LEAST_SHARE = 0.5
 """A ledger with less than this share of what the release was learnt from lacks its history."""
 
@@ -81,7 +94,9 @@ def refit(config: Config, store: ItemStore, now_s: float | None = None) -> Path:
         )
         metrics[NUM_INTERACTIONS] = base.metrics.get(NUM_INTERACTIONS, 0)
     else:
-        behaviour = Behaviour.from_batches(all_interactions(config.store, mark), row_of)
+        metrics[SETTLED_S] = now_s
+        happened = chain(all_interactions(config.store, mark), _unanswered(config, now_s, mark))
+        behaviour = Behaviour.from_batches(happened, row_of)
         learned = _relearnt(base, behaviour, embeddings_JE, config)
         metrics[NUM_INTERACTIONS] = len(behaviour)
     folder = write(
@@ -118,6 +133,25 @@ def _relearnt(
     calibrated = base.model if num_visits >= MIN_VISITS else None
     text = None if calibrated is None else calibrated.text
     return learn(behaviour, embeddings_JE, config.training, calibrated=calibrated, text=text)
+
+
+def _unanswered(
+    config: Config, until_s: float, mark: Mapping[int, int]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the default rewards above zero of what had expired, as interactions."""
+    rewards = RewardMap.from_config(config.rewards)
+    if rewards.default > 0.0:
+        for decided in all_shown(config.store, until_s, mark):
+            rows = [
+                {
+                    "user_id": one.interaction.user_id,
+                    "item_id": one.interaction.item_id,
+                    "reward": one.reward,
+                    "timestamp": one.interaction.timestamp,
+                }
+                for one in defaults_of(decided, rewards)
+            ]
+            yield pa.RecordBatch.from_pylist(rows, schema=_DEFAULTS)
 
 
 def _kept(base: Release, index: ItemIndex, rows: Rows) -> Learned:

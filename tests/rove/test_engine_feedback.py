@@ -255,3 +255,28 @@ def test_defaults_of_nothing_write_nothing(tmp_path: Path) -> None:
     shop.clock.now = decision.expires_at
     engine.sync()
     assert state(engine) == pytest.approx(before)
+
+
+def test_a_refit_takes_over_the_default_rewards_and_late_answers_take_them_back(
+    tmp_path: Path,
+) -> None:
+    """30 purchases and 60 slots of 0.4; an answer of 1 then adds 1 - 0.4, if at the same time."""
+    shop = Shop(tmp_path)
+    engine = opened(shop, default_reward=0.4)
+    users = [f"u{number}" for number in range(30)]
+    observe(engine, *(did(f"p-{user}", user, timestamp=END_S) for user in users))
+    decisions = [rank(engine, request(user, f"e-{user}", k=2)) for user in users]
+    shop.clock.now = decisions[0].expires_at
+    engine.sync()
+    engine.refit()
+    assert engine.view.release.metrics["num_interactions"] == 90
+    for restarted in (False, True):
+        before = sums(engine)
+        late = answer(decisions[3 + restarted], 1.0)
+        assert observe(engine, late) == ["late"]
+        change = (sums(engine) - before) * view_of(engine).means.scale_at(END_S)
+        change /= view_of(engine).means.scale_at(shop.clock.now)
+        assert change[engine.view.index.row(late.item_id)] == pytest.approx(0.6, rel=1e-6)
+        assert change.sum() == pytest.approx(0.6, rel=1e-6)
+        engine.close()
+        engine = opened(shop, default_reward=0.4)
