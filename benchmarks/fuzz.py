@@ -29,6 +29,7 @@ from msgspec import Struct
 
 from rove.engine import Engine
 from serving import api
+from serving.actions import Actions
 from serving.catalogue import CatalogueApi, CatalogueWriter
 from serving.channels import Channel, answer_many
 from serving.docs import add_docs
@@ -36,6 +37,7 @@ from serving.embeddings import EmbeddingsApi
 from serving.encoder import Encoded, EncoderClient
 from serving.gateway import GatewayApi
 from serving.http import App, Router
+from serving.personalizer import PersonalizerApi
 from serving.problems import PROBLEM_TYPE
 from serving.shard import ShardApi
 from serving.turns import EngineTurns, Limits
@@ -198,6 +200,8 @@ def _gateway(
     for endpoint in api.ENDPOINTS:
         (part,) = (part for part in parts if hasattr(part, endpoint.name))
         router.add(endpoint.method, endpoint.path, getattr(part, endpoint.name), endpoint.access)
+    actions = Actions(gateway.get_item, writer.put)
+    PersonalizerApi(gateway, actions, MAX_EVENTS).add_to(router)
     add_docs(router, with_keys=False)
     return router
 

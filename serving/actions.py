@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b
 from urllib.parse import quote
 
 import msgspec
@@ -35,7 +36,7 @@ class Actions:
         self._find = find
         self._put = put
         self._clock = clock
-        self._known: OrderedDict[str, tuple[Item, float]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
         self._lock = asyncio.Lock()
 
     async def ensure(self, items: Sequence[Item]) -> None:
@@ -57,7 +58,7 @@ class Actions:
 
     def _remember(self, items: Sequence[Item]) -> None:
         for item in items:
-            self._known[item.item_id] = item, self._clock()
+            self._known[item.item_id] = _digest(item), self._clock()
             self._known.move_to_end(item.item_id)
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
@@ -66,12 +67,16 @@ class Actions:
         known = self._known.get(item.item_id)
         if known is None:
             return False
-        return known[0] == item or self._clock() < known[1] + _REFRESH_S
+        return self._clock() < known[1] + _REFRESH_S or known[0] == _digest(item)
 
     async def _look_up(self, item: Item) -> Item | None:
         path = f"/v1/items/{quote(item.item_id, safe='')}"
         answer = await self._find(Request("GET", path, params=(item.item_id,)))
         return _read_item(answer.body) if answer.status == 200 else None
+
+
+def _digest(item: Item) -> bytes:
+    return blake2b(item.text.encode(), digest_size=16).digest()
 
 
 def _is_same(item: Item, found: Item | None) -> bool:

@@ -13,7 +13,7 @@ handlers, so everything else (shards, retries, durability) is as for those.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -47,7 +47,7 @@ from rove.personalizer import (
 )
 from rove.records import DecisionRecord
 from serving.actions import Actions
-from serving.http import JSON, Handler, Request, Response, Router, decoder, problem
+from serving.http import JSON, Decoder, Handler, Request, Response, Router, decoder, problem
 from serving.rows import check_size
 
 _VERSIONS = ("/v1.0", "/v1.1-preview.1", "/v1.1-preview.2", "/v1.1-preview.3", "")
@@ -133,7 +133,7 @@ class PersonalizerApi:
 
     async def rank(self, request: Request) -> Response:
         """Choose one of the actions."""
-        body: RankBody = _rank_body(request.body)
+        body: RankBody = _read(_rank_body, request)
         items = self._items(body.actions)
         excluded = set(body.excluded_actions or ())
         open_ids = [item.item_id for item in items if item.item_id not in excluded]
@@ -160,7 +160,7 @@ class PersonalizerApi:
 
     async def multi_rank(self, request: Request) -> Response:
         """Choose an action for each slot, one after the other."""
-        body: MultiSlotRankBody = _multi_rank_body(request.body)
+        body: MultiSlotRankBody = _read(_multi_rank_body, request)
         items = self._items(body.actions)
         check_size(len(body.slots), self._max_actions, "slots")
         ids = [item.item_id for item in items]
@@ -203,7 +203,7 @@ class PersonalizerApi:
 
     async def multi_reward(self, request: Request) -> Response:
         """Reward slots."""
-        body: MultiSlotRewardBody = _multi_reward_body(request.body)
+        body: MultiSlotRewardBody = _read(_multi_reward_body, request)
         decision = await self._first(request)
         numbers = {slot_id: number for number, slot_id in enumerate(slots_of(decision))}
         for one in body.reward:
@@ -275,6 +275,17 @@ class PersonalizerApi:
         if answer.status >= 400:
             raise _Refused(answer)
         return answer
+
+
+def _read(read: Decoder, request: Request) -> Any:
+    """Return the body; raise `InvalidInput` for text that could not be sent on."""
+    body = read(request.body)
+    if b"\\u" in request.body:
+        try:
+            _encode(body)
+        except UnicodeEncodeError:
+            raise InvalidInput("a text is not valid Unicode: a lone surrogate") from None
+    return body
 
 
 def _told(handler: Handler, code: str) -> Handler:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
+import numpy as np
 import pytest
 from azure.ai.personalizer import PersonalizerClient
 from azure.core.credentials import AzureKeyCredential
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
+from benchmarks.fuzz import Case, Requests, service
 from rove.catalogue import Item
 from rove.config import AccessSection
 from rove.errors import InvalidInput, NotFound, Overloaded
@@ -28,6 +31,7 @@ from tests.serving.conftest import Server
 from tests.serving.test_access import Keys, app
 
 PREFIX = "/personalizer/v1.1-preview.3"
+NUM_ODD = 400
 ACTIONS: list[dict[str, Any]] = [
     {"id": "NewsArticle", "features": [{"type": "News"}]},
     {"id": "SportsArticle", "features": [{"type": "Sports"}]},
@@ -354,6 +358,37 @@ def test_azures_header_carries_the_key(tmp_path: Path) -> None:
     # One that is no key of ours does not stand in the way of one that is.
     bearer = (b"authorization", f"Bearer {text}".encode())
     assert asyncio.run(status_with((header, b"old"), bearer)) == 200
+
+
+def test_odd_bodies_are_answered_in_azures_form(tmp_path: Path) -> None:
+    """A real gateway with real shards, in this process; most bodies are damaged, some are good."""
+    requests = Requests(np.random.default_rng(0))
+    multi_reward = {"reward": [{"slotId": "Side Bar", "value": 1}]}
+    paths = [
+        ("/rank", PUBLISHED),
+        ("/multislot/rank", MULTI_SLOT),
+        ("/events/multi/reward", {"value": 1.0}),
+        ("/multislot/events/multi/reward", multi_reward),
+        ("/multislot/events/multi/activate", {}),
+    ]
+
+    async def run() -> Counter[int]:
+        statuses: Counter[int] = Counter()
+        async with service(tmp_path) as running:
+            for number in range(NUM_ODD):
+                path, valid = paths[number % len(paths)]
+                body = requests._body({**valid, "x": None})
+                case = Case(None, "POST", f"{PREFIX}{path}", b"", body, frozenset())
+                answer = await running.ask(case)
+                statuses[answer.status] += 1
+                if answer.status >= 400:
+                    error = msgspec.json.decode(answer.body)["error"]
+                    assert set(error) == {"code", "message"} and error["message"], case
+        return statuses
+
+    statuses = asyncio.run(run())
+    assert max(statuses) < 500
+    assert {201, 204, 400} <= set(statuses)
 
 
 @pytest.fixture(scope="module")
