@@ -54,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--rate-per-s", type=float, metavar="N", help="instead of access.rate_per_s")
     new.add_argument("--burst", type=int, metavar="N", help="instead of access.burst")
 
+    db = commands.add_parser("db", help="the schema version of the store")
+    steps = db.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = "say which versions there are; status 1 if an upgrade is due"
+    upgrade = "bring all shards and the catalogue to this Rove's version"
+    for step in (steps.add_parser("check", help=check), steps.add_parser("upgrade", help=upgrade)):
+        step.add_argument("config", help="YAML configuration")
+        step.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
+
     demo = commands.add_parser("demo", help="the whole loop on a real shop, with a report")
     demo.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
     demo.add_argument("--config", default="examples/shop/rove.yaml", help="YAML configuration")
@@ -82,10 +90,16 @@ def _keys(options: argparse.Namespace) -> int:
     return status
 
 
+def _db(options: argparse.Namespace) -> int:
+    module = importlib.import_module("rove.db")
+    status: int = module.run(options)
+    return status
+
+
 def _demo(options: argparse.Namespace) -> int:
     module = importlib.import_module("rove.demo.main")
     status: int = module.run(options)
     return status
 
 
-_COMMANDS = {"serve": _serve, "load": _load, "keys": _keys, "demo": _demo}
+_COMMANDS = {"serve": _serve, "load": _load, "keys": _keys, "db": _db, "demo": _demo}

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,6 +27,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Transform = Literal["constant", "value", "duration_s", "watch_ratio", "log_duration"]
 Preset = Literal["shop", "social", "streaming", "news", "education", "finance", "health"]
 Format = Literal["parquet", "csv", "jsonl"]
+_STORES = ("sqlite:///", "postgresql+psycopg://")
+_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@|(?<=[?&])(password)=[^&\s]*")
+
+
+def without_password(text: str) -> str:
+    """Return a text that holds a URL, with the URL's password replaced by `***`."""
+    return _PASSWORD.sub(lambda m: f"{m[1]}:***@" if m[2] is None else f"{m[2]}=***", text)
 
 
 class Section(BaseModel):
@@ -189,16 +197,33 @@ class StoreSection(Section):
     """Where the ledger is kept."""
 
     url: str = "sqlite:///outputs/ledger"
-    """`sqlite:///DIR`: one WAL file per shard in the folder DIR."""
+    """`sqlite:///DIR`: one WAL file per shard in the folder DIR, for one machine.
+    `postgresql+psycopg://USER@HOST/DATABASE` (extra `postgres`): one schema per shard. Its password
+    is best left to PGPASSWORD or ~/.pgpass."""
     durability: Literal["power_loss", "process"] = "power_loss"
-    """What an acknowledged event survives: a power cut (an fsync per commit), or only a kill."""
+    """What an acknowledged event survives: a power cut (an fsync per commit), or only the end of
+    this process: of the machine too with PostgreSQL, but not of its server."""
     busy_timeout_s: Positive = 10.0
+    """How long another writer, or a lock, is waited for."""
+    lease_s: Annotated[float, Field(ge=0.2, le=3600)] = 5.0
+    """After this time of silence another process may take a shard over; at once if its writer's
+    process (SQLite) or connection (PostgreSQL) has ended."""
+    schema_prefix: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,39}$")] = "rove"
+    """PostgreSQL: the schemas are `<prefix>_shard_<i>` and `<prefix>_catalogue`."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        if not self.url.startswith("sqlite:///"):
-            raise ValueError(f"store.url must start with sqlite:///, got {shown(self.url)}")
+        if not self.url.startswith(_STORES):
+            raise ValueError(
+                f"store.url must start with {' or '.join(_STORES)}, got "
+                f"{shown(without_password(self.url))}"
+            )
         return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only the processes of one machine can use it."""
+        return self.url.startswith(_STORES[0])
 
 
 class ReleaseSection(Section):
@@ -479,10 +504,11 @@ class Config(Section):
             raise ConfigError(f"{source}: {_explain(cls, error)}") from None
 
     def write(self, folder: Path) -> Path:
-        """Write the resolved tree to `folder/rove.yaml` and return its path."""
+        """Write the resolved tree, without a password, to `folder/rove.yaml`; return the path."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "rove.yaml"
         tree = self.model_dump(mode="json")
+        tree["store"]["url"] = without_password(self.store.url)
         path.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), "utf-8")
         return path
 

@@ -11,6 +11,8 @@
     |- Overloaded            429  a bounded queue is full
     |- ReleaseError          500  a release directory is damaged or of another schema version
     `- StoreUnavailable      503  the store cannot be reached, is locked or its disk is full
+       |- OutcomeUnknown     503  the connection broke while a commit was under way
+       `- LeaseLost          503  another process writes this shard now
 
 Every error says what is wrong, the value got and what to do, and survives pickling between actors.
 """
@@ -112,3 +114,13 @@ class StoreUnavailable(RoveError):
 
     status = 503
     title = "Store unavailable"
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The connection broke during a commit: it is stored or not; the same ids may be sent again."""
+
+
+class LeaseLost(StoreUnavailable):
+    """Another process took the shard over: this one can read, and never write again."""
+
+    title = "Shard taken over"

@@ -82,7 +82,10 @@ def test_the_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
         ("policy.strength=.nan", "policy.strength: "),
         ("policy.epsilon=1.5", "policy.epsilon: Input should be less than or equal to 1, got 1.5"),
         ("rewards.rules.poke.weight=1", "rewards.rules.poke"),
-        ("store.url=redis://x", "store.url must start with sqlite:///, got 'redis://x'"),
+        (
+            "store.url=redis://x",
+            "store.url must start with sqlite:/// or postgresql+psycopg://, got 'redis://x'",
+        ),
         ("name=a b", "name: String should match pattern"),
         ("serving", "an override is written key.path=value, got 'serving'"),
         ("=1", "an override is written key.path=value, got '=1'"),

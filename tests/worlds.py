@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rove.behaviour import Behaviour
 from rove.catalogue import Item
-from rove.config import Config, TrainingSection
+from rove.config import Config, StoreSection, TrainingSection
 from rove.engine import Engine
 from rove.errors import RoveError
 from rove.events import Candidates, Decision, Interaction, InteractionType, Outcome, RankRequest
@@ -113,6 +113,8 @@ class Shop:
     feedback: str = "implicit"
     preset: str = "shop"
     training: dict[str, Any] = field(default_factory=dict)
+    store: StoreSection | None = None
+    """SQLite in the folder, if none is given."""
 
     def __post_init__(self) -> None:
         (self.folder / "encoder").mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,11 @@ class Shop:
             "feedback": self.feedback,
             "rewards": {"preset": self.preset},
             "policy": {"strength": 1.0, "num_draws": 16, **policy},
-            "store": {"url": f"sqlite:///{self.folder / 'ledger'}", "durability": "process"},
+            "store": (
+                {"url": f"sqlite:///{self.folder / 'ledger'}", "durability": "process"}
+                if self.store is None
+                else self.store.model_dump()
+            ),
             "releases": {"path": str(self.folder / "releases")},
             "training": {**TRAINING, **self.training},
             "serving": {"shards": self.shards, "user_cache_mb": user_cache_mb},

@@ -9,8 +9,9 @@ from sqlalchemy import select
 
 from rove.config import StoreSection
 from rove.events import Slot
-from rove.ledger.schema import decisions, ledger_meta
-from rove.ledger.store import Database, check_schema, folder_of, read_meta, store_errors
+from rove.ledger.database import Database
+from rove.ledger.scan import all_shards
+from rove.ledger.schema import decisions
 
 _NUM_ROWS = 4096  # decisions of one read
 _slots_of = msgspec.json.Decoder(list[Slot]).decode
@@ -19,16 +20,9 @@ _slots_of = msgspec.json.Decoder(list[Slot]).decode
 def all_propensities(store: StoreSection) -> dict[tuple[str, str], float]:
     """Return (event id, item id) -> propensity, of all shards."""
     found: dict[tuple[str, str], float] = {}
-    for path in sorted(folder_of(store).glob("shard-*.sqlite")):
-        database = Database(path, store, "read")
-        try:
-            meta = read_meta(database, ledger_meta)
-            if meta:
-                check_schema(path, meta)
-                for event_id, slots in _decisions(database):
-                    found |= {(event_id, slot.item_id): slot.propensity for slot in slots}
-        finally:
-            database.close()
+    for _, database in all_shards(store):
+        for event_id, slots in _decisions(database):
+            found |= {(event_id, slot.item_id): slot.propensity for slot in slots}
     return found
 
 
@@ -41,8 +35,8 @@ def _decisions(database: Database) -> Iterator[tuple[str, list[Slot]]]:
             .order_by(decisions.c.event_id)
             .limit(_NUM_ROWS)
         )
-        with store_errors(database.path):
-            rows = database.connection.execute(query).all()
+        with database.reading() as connection:
+            rows = connection.execute(query).all()
         if not rows:
             return
         after = rows[-1].event_id

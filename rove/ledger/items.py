@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Self
 
 import msgspec
@@ -15,21 +16,21 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 from sqlalchemy import BindParameter, Connection, Row, bindparam, func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from rove.catalogue import Item
 from rove.config import StoreSection
-from rove.ledger.schema import SCHEMA_VERSION, catalogue_meta, catalogue_metadata, items
-from rove.ledger.store import (
+from rove.ledger.database import (
+    CATALOGUE,
     Database,
-    catalogue_path,
+    Insertion,
+    Store,
     check_schema,
-    make_folder,
     parts_of,
     prepare,
     read_meta,
-    store_errors,
 )
+from rove.ledger.schema import SCHEMA_VERSION, catalogue_meta, catalogue_metadata, items
+from rove.ledger.store import open_store
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Item).decode
@@ -41,11 +42,7 @@ _select_changes = (
 _ids: BindParameter[Sequence[str]] = bindparam("ids", expanding=True)
 _select_gone = select(items.c.item_id).where(items.c.item.is_(None), items.c.item_id.in_(_ids))
 _select_sequence = select(func.max(items.c.sequence))
-_new = insert(items)
-_upsert = _new.on_conflict_do_update(
-    index_elements=[items.c.item_id],
-    set_={name: _new.excluded[name] for name in ("sequence", "item", "vector", "encoder")},
-)
+_put = Insertion(items, "replace")
 
 
 class ItemRow(Struct, frozen=True, kw_only=True):
@@ -62,33 +59,35 @@ class ItemRow(Struct, frozen=True, kw_only=True):
 class ItemStore:
     """The catalogue that all processes share."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, store: Store, database: Database) -> None:
+        self._store = store
         self._database = database
 
     @classmethod
-    def open(cls, store: StoreSection) -> Self:
+    def open(cls, section: StoreSection) -> Self:
         """Open the catalogue of the store, creating it unless it exists."""
-        make_folder(store)
-        path = catalogue_path(store)
-        database = Database(path, store, "write")
-        try:
-            expected = {"schema_version": str(SCHEMA_VERSION)}
-            if not read_meta(database, catalogue_meta):
+        with ExitStack() as undo:
+            store = open_store(section)
+            undo.callback(store.close)
+            database = store.open(CATALOGUE, "write")
+            undo.callback(database.close)
+            found = read_meta(database, catalogue_meta)
+            if not found:
+                expected = {"schema_version": str(SCHEMA_VERSION)}
                 prepare(database, catalogue_metadata, catalogue_meta, expected)
-            check_schema(path, read_meta(database, catalogue_meta))
-        except BaseException:
-            database.close()
-            raise
-        return cls(database)
+                found = read_meta(database, catalogue_meta)
+            check_schema(database.name, found)
+            undo.pop_all()
+        return cls(store, database)
 
     def put(self, new: Sequence[Item], vectors: npt.NDArray[np.float32], encoder: str) -> int:
         """Store items with their vectors (n, D) in place of older ones; return the new sequence."""
         assert vectors.ndim == 2 and len(vectors) == len(new), (vectors.shape, len(new))
         vectors = np.ascontiguousarray(vectors, dtype="<f4")
-        with self._database.transaction() as connection:
+        with self._database.transaction(alone=True) as connection:
             sequence = _last_sequence(connection) + 1
-            rows = [
-                {
+            rows = {
+                item.item_id: {
                     "item_id": item.item_id,
                     "sequence": sequence,
                     "item": _encode(item).decode(),
@@ -96,15 +95,14 @@ class ItemStore:
                     "encoder": encoder,
                 }
                 for item, vector in zip(new, vectors, strict=True)
-            ]
-            if rows:
-                connection.execute(_upsert, rows)
+            }
+            _put.run(connection, list(rows.values()))
         return sequence if rows else sequence - 1
 
     def delete(self, item_ids: Sequence[str]) -> int:
         """Leave a tombstone for each id, known here or not; return how many are new."""
         wanted = list(dict.fromkeys(item_ids))
-        with self._database.transaction() as connection:
+        with self._database.transaction(alone=True) as connection:
             sequence = _last_sequence(connection) + 1
             gone = {
                 item_id
@@ -122,26 +120,25 @@ class ItemStore:
                 for item_id in wanted
                 if item_id not in gone
             ]
-            if rows:
-                connection.execute(_upsert, rows)
+            _put.run(connection, rows)
         return len(rows)
 
     def get(self, item_id: str) -> ItemRow | None:
         """Return the item's row, a tombstone's too, or None for an id never seen here."""
-        with store_errors(self._database.path):
-            found = self._database.connection.execute(_select_one, {"wanted": item_id})
-            row = found.one_or_none()
+        with self._database.reading() as connection:
+            row = connection.execute(_select_one, {"wanted": item_id}).one_or_none()
         return None if row is None else _row(row)
 
     def changes_since(self, sequence: int) -> tuple[list[ItemRow], int]:
         """Return the rows written after `sequence`, oldest first, and the sequence to ask next."""
-        with store_errors(self._database.path):
-            rows = self._database.connection.execute(_select_changes, {"after": sequence}).all()
+        with self._database.reading() as connection:
+            rows = connection.execute(_select_changes, {"after": sequence}).all()
         return [_row(row) for row in rows], rows[-1].sequence if rows else sequence
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the catalogue."""
         self._database.close()
+        self._store.close()
 
 
 def _last_sequence(connection: Connection) -> int:

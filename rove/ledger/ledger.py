@@ -2,14 +2,17 @@
 
     rove.events         the records that go in and come out
     ledger.schema       the tables
-    ledger.store        files, transactions, errors, the one-writer lock
+    ledger.store        SQLite or PostgreSQL: transactions, errors
+    ledger.lease        one writer at a time
     ledger.transaction  what a transaction can do
     ledger.shown        decisions with what answered them
     ledger.scan         every shard's interactions, for training
 
 - A row is acknowledged only after the commit that holds it; `transaction` is all or nothing.
 - Ids are idempotency keys: an id that is stored already is a `Conflict`, so look first.
-- One writer per shard, held from `open` to `close` (or the end of the process). Others read.
+- One writer per shard: it has a lease from `open` to `close`, the end of the process, or until
+  another took over after it had been silent for `store.lease_s` (then: `LeaseLost`). Others read.
+- Whoever keeps something in memory beside the ledger looks at `in_doubt` before relying on it.
 - A ledger is used by one thread at a time.
 """
 
@@ -19,7 +22,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Self
 
 import numpy as np
@@ -30,8 +33,17 @@ from sqlalchemy import (
 )
 
 from rove.config import StoreSection
-from rove.errors import ConfigError, NotFound, StoreUnavailable
+from rove.errors import ConfigError, OutcomeUnknown, StoreUnavailable
 from rove.events import Decision
+from rove.ledger.database import (
+    Database,
+    Store,
+    check_schema,
+    prepare,
+    read_meta,
+    shard_part,
+)
+from rove.ledger.lease import Lease, add_lease
 from rove.ledger.records import Erased as Erased
 from rove.ledger.records import History as History
 from rove.ledger.records import Rewards as Rewards
@@ -49,17 +61,7 @@ from rove.ledger.schema import (
     trial_sums,
 )
 from rove.ledger.shown import Shown, answered_since, shown_to, shown_until
-from rove.ledger.store import (
-    Database,
-    WriterLock,
-    check_schema,
-    folder_of,
-    make_folder,
-    prepare,
-    read_meta,
-    shard_path,
-    store_errors,
-)
+from rove.ledger.store import open_store
 from rove.ledger.transaction import Transaction as Transaction
 from rove.ledger.transaction import read_decisions, stored_interaction
 
@@ -114,15 +116,19 @@ class Ledger:
     shard: int
     num_shards: int
 
+    in_doubt: bool
+    """Whether a transaction may have been stored although it raised."""
+
     def __init__(
-        self, store: StoreSection, shard: int, num_shards: int, lock: WriterLock | None
+        self, section: StoreSection, store: Store, database: Database, shard: int, num_shards: int
     ) -> None:
         self.shard = shard
         self.num_shards = num_shards
+        self.in_doubt = False
+        self._section = section
         self._store = store
-        self._lock = lock
-        path = shard_path(store, shard)
-        self._database = Database(path, store, "write" if lock else "read")
+        self._database = database
+        self._lease: Lease | None = None
         self._others: dict[int, Database] = {}
         self._revisions: dict[str, int] = {}
         self._to_scrub = False
@@ -130,49 +136,52 @@ class Ledger:
 
     @classmethod
     def open(
-        cls, store: StoreSection, shard: int, num_shards: int, *, read_only: bool = False
+        cls, section: StoreSection, shard: int, num_shards: int, *, read_only: bool = False
     ) -> Self:
         """Open one shard for writing (waits for another writer to leave), or only for reading."""
         assert 0 <= shard < num_shards, (shard, num_shards)
-        path = shard_path(store, shard)
-        if read_only:
-            if not path.exists():
-                raise NotFound(f"{path} does not exist; load a history or start serving first")
-            lock = None
-        else:
-            make_folder(store)
-            lock = WriterLock(path.with_suffix(".lock"), store.busy_timeout_s)
         with ExitStack() as undo:
-            if lock is not None:
-                undo.callback(lock.release)
+            store = open_store(section)
+            undo.callback(store.close)
+            database = store.open(shard_part(shard), "read" if read_only else "write")
+            undo.callback(database.close)
             _check_neighbour(store, shard, num_shards)
-            ledger = cls(store, shard, num_shards, lock)
-            undo.callback(ledger._database.close)
-            ledger._prepare()
+            ledger = cls(section, store, database, shard, num_shards)
+            ledger._prepare(read_only)
             undo.pop_all()
         return ledger
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Commit what the body does on the `Transaction`, or nothing if anything is raised."""
-        if self._lock is None:
-            raise StoreUnavailable(f"{self._database.path} is open for reading only")
-        with self._database.transaction() as connection:
-            transaction = Transaction(connection, self._revisions)
-            yield transaction
+        if self._lease is None:
+            raise StoreUnavailable(f"{self._database.name} is open for reading only")
+        try:
+            with self._database.transaction() as connection:
+                self._lease.check(connection)
+                transaction = Transaction(connection, self._revisions)
+                yield transaction
+        except OutcomeUnknown:
+            self.in_doubt = True
+            raise
         due = self._to_scrub and time.monotonic() - self._scrubbed_at >= _SCRUB_RETRY_S
         if transaction.erased or due:
             self._scrub()
 
+    def renew(self) -> None:
+        """Renew the lease if it is due, as every transaction does; `LeaseLost` if it is lost."""
+        if self._lease is not None:
+            self._lease.renew()
+
     def decisions(self, event_ids: Sequence[str]) -> dict[str, Decision]:
         """Return those of the decisions that are stored, by event id."""
-        with store_errors(self._database.path):
-            return read_decisions(self._database.connection, event_ids)
+        with self._database.reading() as connection:
+            return read_decisions(connection, event_ids)
 
     def history(self, user_id: str) -> History:
         """Return all stored interactions of the user, oldest first."""
-        with store_errors(self._database.path):
-            rows = self._database.connection.execute(_select_history, {"user_id": user_id}).all()
+        with self._database.reading() as connection:
+            rows = connection.execute(_select_history, {"user_id": user_id}).all()
         if not rows:
             return History(
                 item_ids=[],
@@ -195,8 +204,8 @@ class Ledger:
     def rewards_since(self, *, sequence: int = 0, time_s: float = -math.inf) -> Rewards:
         """Return this shard's positive rewards after a number of `watermark` and after a time."""
         parameters = {"sequence": sequence, "time_s": max(time_s, -sys.float_info.max)}
-        with store_errors(self._database.path):
-            rows = self._database.connection.execute(_select_rewards, parameters).all()
+        with self._database.reading() as connection:
+            rows = connection.execute(_select_rewards, parameters).all()
         item_ids, rewards, timestamps = zip(*rows, strict=True) if rows else ((),) * 3
         return Rewards(
             item_ids=list(item_ids), rewards=_floats(rewards), timestamps=_floats(timestamps)
@@ -204,8 +213,8 @@ class Ledger:
 
     def interactions_of(self, event_id: str) -> list[StoredInteraction]:
         """Return what answered the decision, oldest first."""
-        with store_errors(self._database.path):
-            rows = self._database.connection.execute(_select_answers, {"event_id": event_id}).all()
+        with self._database.reading() as connection:
+            rows = connection.execute(_select_answers, {"event_id": event_id}).all()
         return [stored_interaction(row) for row in rows]
 
     def statistics(self, release: str) -> Statistics:
@@ -226,18 +235,18 @@ class Ledger:
 
     def shown_to(self, user_id: str) -> list[Shown]:
         """Return all decisions of a user with what answered them, oldest first."""
-        with store_errors(self._database.path):
-            return shown_to(self._database.connection, user_id)
+        with self._database.reading() as connection:
+            return shown_to(connection, user_id)
 
     def expired(self, after_s: float, until_s: float) -> list[Shown]:
         """Return the first part of what expired in (after, until]; empty if nothing did."""
-        with store_errors(self._database.path):
-            return next(shown_until(self._database.connection, after_s, until_s), [])
+        with self._database.reading() as connection:
+            return next(shown_until(connection, after_s, until_s), [])
 
     def answered_since(self, after: int) -> list[str]:
         """Return the decisions that were answered since a number of `watermark`."""
-        with store_errors(self._database.path):
-            return answered_since(self._database.connection, after)
+        with self._database.reading() as connection:
+            return answered_since(connection, after)
 
     def trial_sums(self, release: str) -> TrialSums:
         """Return this shard's trial sums since `release`."""
@@ -254,8 +263,8 @@ class Ledger:
 
     def settled_until(self, release: str) -> float | None:
         """Return until when expired decisions count in the trial sums; None before any was."""
-        with store_errors(self._database.path):
-            found: float | None = self._database.connection.execute(
+        with self._database.reading() as connection:
+            found: float | None = connection.execute(
                 _select_settlement, {"release": release}
             ).scalar()
         return found
@@ -266,59 +275,57 @@ class Ledger:
 
     def all_interactions(self) -> Iterator[pa.RecordBatch]:
         """Yield every shard's interactions; see `rove.ledger.scan`."""
-        return all_interactions(self._store)
+        return all_interactions(self._section)
 
     def close(self) -> None:
-        """Close all files and let another writer in."""
+        """Close everything and let another writer in."""
         if self._to_scrub:
             self._scrub()
         for database in self._others.values():
             database.close()
         self._others.clear()
+        if self._lease is not None:
+            self._lease.release()
         self._database.close()
-        if self._lock is not None:
-            self._lock.release()
+        self._store.close()
 
-    def _prepare(self) -> None:
+    def _prepare(self, read_only: bool) -> None:
         found = read_meta(self._database, ledger_meta)
         expected = {
             "schema_version": str(SCHEMA_VERSION),
             "shard": str(self.shard),
             "num_shards": str(self.num_shards),
         }
-        if not found and self._lock is not None:
-            prepare(self._database, ledger_metadata, ledger_meta, expected)
-            return
-        path = self._database.path
-        check_schema(path, found)
-        _check_num_shards(path, found, self.num_shards)
+        if not found and not read_only:
+            prepare(self._database, ledger_metadata, ledger_meta, expected, add_lease)
+            found = read_meta(self._database, ledger_meta)
+        name = self._database.name
+        check_schema(name, found)
+        _check_num_shards(name, found, self.num_shards)
         if found["shard"] != str(self.shard):
             raise StoreUnavailable(
-                f"{path} holds shard {found['shard']}, not {self.shard}; give it its name back"
+                f"{name} holds shard {found['shard']}, not {self.shard}; give it its name back"
             )
-        if self._lock is not None:
+        if not read_only:
+            section = self._section
+            self._lease = Lease(self._database, section.lease_s, section.busy_timeout_s)
             self._scrub()  # a process that erased may have ended before it could
 
     def _all_others(self) -> Iterator[tuple[int, Database]]:
-        """Yield the other shards' files that there are."""
-        for shard in range(self.num_shards):
-            database = None if shard == self.shard else self._other(shard)
-            if database is not None:
-                yield shard, database
+        """Yield the other shards that there are."""
+        missing = set(range(self.num_shards)) - {self.shard} - set(self._others)
+        if missing:
+            self._look_for(missing.intersection(self._store.shards()))
+        yield from sorted(self._others.items())
 
-    def _other(self, shard: int) -> Database | None:
-        """Return another shard's file, or None while it does not exist or has no tables."""
-        if shard in self._others:
-            return self._others[shard]
-        path = shard_path(self._store, shard)
-        if not path.exists():
-            return None
-        database = Database(path, self._store, "read")
-        if not read_meta(database, ledger_meta):
-            database.close()
-            return None
-        self._others[shard] = database
-        return database
+    def _look_for(self, shards: set[int]) -> None:
+        """Open those that have got their tables."""
+        for shard in sorted(shards):
+            database = self._store.open(shard_part(shard), "read")
+            if read_meta(database, ledger_meta):
+                self._others[shard] = database
+            else:
+                database.close()
 
     def _scrub(self) -> None:
         """Remove what was erased from the write-ahead log too; later if a reader prevents it."""
@@ -328,8 +335,8 @@ class Ledger:
 
 def _statistics(database: Database, release: str, since: int) -> Statistics:
     parameters = {"release": release, "since": since}
-    with store_errors(database.path):
-        rows = database.connection.execute(_select_statistics, parameters).all()
+    with database.reading() as connection:
+        rows = connection.execute(_select_statistics, parameters).all()
     item_ids, weight, total, as_of, revisions = zip(*rows, strict=True) if rows else ((),) * 5
     return Statistics(
         item_ids=list(item_ids),
@@ -342,8 +349,8 @@ def _statistics(database: Database, release: str, since: int) -> Statistics:
 
 def _trial_sums(database: Database, release: str, since: int) -> TrialSums:
     parameters = {"release": release, "since": since}
-    with store_errors(database.path):
-        rows = database.connection.execute(_select_trials, parameters).all()
+    with database.reading() as connection:
+        rows = connection.execute(_select_trials, parameters).all()
     return TrialSums(
         item_ids=[row.item_id for row in rows],
         sums_nV=np.array([np.frombuffer(row.sums, "<f8") for row in rows], np.float64),
@@ -355,29 +362,23 @@ def _floats(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float
     return np.array(values, dtype=np.float64)
 
 
-def _check_num_shards(path: object, found: Mapping[str, str], num_shards: int) -> None:
+def _check_num_shards(name: str, found: Mapping[str, str], num_shards: int) -> None:
     if found["num_shards"] != str(num_shards):
         raise ConfigError(
-            f"{path} was written with {found['num_shards']} shards, not {num_shards}; "
+            f"{name} was written with {found['num_shards']} shards, not {num_shards}; "
             f"set serving.shards to {found['num_shards']} or store.url to a new folder"
         )
 
 
-def _check_neighbour(store: StoreSection, shard: int, num_shards: int) -> None:
+def _check_neighbour(store: Store, shard: int, num_shards: int) -> None:
     """Refuse a number of shards other than the one the store was written with.
 
-    All files agree, so any other one will do.
+    All shards agree, so any other one will do.
     """
-    own = shard_path(store, shard)
-    neighbour = next(
-        (path for path in sorted(folder_of(store).glob("shard-*.sqlite")) if path != own), None
-    )
+    neighbour = next((other for other in store.shards() if other != shard), None)
     if neighbour is not None:
-        database = Database(neighbour, store, "read")
-        try:
+        with closing(store.open(shard_part(neighbour), "read")) as database:
             found = read_meta(database, ledger_meta)
-        finally:
-            database.close()
         if found:
-            check_schema(neighbour, found)
-            _check_num_shards(neighbour, found, num_shards)
+            check_schema(database.name, found)
+            _check_num_shards(database.name, found, num_shards)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import closing
 
 import pyarrow as pa
 from sqlalchemy import bindparam, func, select
 
 from rove.config import StoreSection
+from rove.ledger.database import Database, check_schema, read_meta, shard_part
 from rove.ledger.schema import interactions, ledger_meta
 from rove.ledger.shown import Shown, shown_until, up_to
-from rove.ledger.store import Database, check_schema, folder_of, read_meta, store_errors
+from rove.ledger.store import open_store
 
 SCHEMA = pa.schema(
     [
@@ -52,62 +52,48 @@ def all_interactions(
     With `until`, a `watermark`, only those up to it. Each batch is one short read, so neither
     writers nor an erasure wait for a slow consumer.
     """
-    for path in _paths(store):
-        with _opened(path, store) as (database, shard):
-            if database is not None:
-                last = _EVERYTHING if until is None else until.get(shard, 0)
-                yield from _rows(database, last)
+    for shard, database in all_shards(store):
+        yield from _rows(database, _EVERYTHING if until is None else until.get(shard, 0))
 
 
 def all_shown(
     store: StoreSection, until_s: float, marks: Mapping[int, int]
 ) -> Iterator[list[Shown]]:
     """Yield the decisions of every shard that expired by then, with their answers up to `marks`."""
-    for path in _paths(store):
-        with _opened(path, store) as (database, shard):
-            if database is not None:
-                last = marks.get(shard, 0)
-                with store_errors(path):
-                    for part in shown_until(database.connection, -sys.float_info.max, until_s):
-                        yield [up_to(one, last) for one in part]
+    for shard, database in all_shards(store):
+        last = marks.get(shard, 0)
+        with database.reading() as connection:
+            for part in shown_until(connection, -sys.float_info.max, until_s):
+                yield [up_to(one, last) for one in part]
 
 
 def watermark(store: StoreSection) -> dict[int, int]:
     """Return the number of the latest interaction of every shard that has one."""
     marks: dict[int, int] = {}
-    for path in _paths(store):
-        with _opened(path, store) as (database, shard):
-            if database is not None:
-                with store_errors(path):
-                    last = database.connection.execute(_select_last).scalar()
-                if last is not None:
-                    marks[shard] = last
+    for shard, database in all_shards(store):
+        with database.reading() as connection:
+            last = connection.execute(_select_last).scalar()
+        if last is not None:
+            marks[shard] = last
     return marks
 
 
-def _paths(store: StoreSection) -> list[Path]:
-    paths = folder_of(store).glob("shard-*.sqlite")
-    return sorted(paths, key=lambda path: (len(path.name), path.name))
-
-
-@contextmanager
-def _opened(path: Path, store: StoreSection) -> Iterator[tuple[Database | None, int]]:
-    """Open a shard's file for reading; the database is None while it has no tables."""
-    database = Database(path, store, "read")
-    try:
-        found = read_meta(database, ledger_meta)
-        if found:
-            check_schema(path, found)
-        yield (database, int(found["shard"])) if found else (None, -1)
-    finally:
-        database.close()
+def all_shards(section: StoreSection) -> Iterator[tuple[int, Database]]:
+    """Yield every shard that has tables, open for reading until the next one is asked for."""
+    with closing(open_store(section)) as store:
+        for shard in store.shards():
+            with closing(store.open(shard_part(shard), "read")) as database:
+                found = read_meta(database, ledger_meta)
+                if found:
+                    check_schema(database.name, found)
+                    yield int(found["shard"]), database
 
 
 def _rows(database: Database, last: int) -> Iterator[pa.RecordBatch]:
     after = 0
     while True:
-        with store_errors(database.path):
-            rows = database.connection.execute(_select, {"after": after, "until": last}).all()
+        with database.reading() as connection:
+            rows = connection.execute(_select, {"after": after, "until": last}).all()
         if not rows:
             return
         sequences, *columns = zip(*rows, strict=True)

@@ -1,12 +1,13 @@
 """The tables of the ledger and of the catalogue.
 
-One shard's ledger is a database of its own (`meta`, `decisions`, `interactions`,
+One shard's ledger is a set of tables of its own (`meta`, `lease`, `decisions`, `interactions`,
 `item_statistics`, `trial_sums`, `settlements`); the catalogue is another (`meta`, `items`), shared
-by all processes.
+by all processes. A set is a file of SQLite or a schema of PostgreSQL, so no table names its shard.
 
-- Nothing is updated in place but `decisions.activated_at`, sums and catalogue rows.
+- Nothing is updated in place but `decisions.activated_at`, the lease, sums and catalogue rows.
 - Rows of a user leave only through erasure.
-- A change of any table raises `SCHEMA_VERSION`; another version is refused, never guessed at.
+- A change of any table raises `SCHEMA_VERSION` and brings a migration (`rove.ledger.migrations`);
+  another version is refused, never guessed at.
 """
 
 from __future__ import annotations
@@ -24,35 +25,46 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # SQLite numbers rows by itself only in a column declared exactly INTEGER.
 _RowNumber = BigInteger().with_variant(Integer, "sqlite")
+# Compared byte by byte, as SQLite does, whatever language the database is set to.
+_Name = String().with_variant(String(collation="C"), "postgresql")
 
 
 def _meta(metadata: MetaData) -> Table:
     return Table(
         "meta",
         metadata,
-        Column("key", String, primary_key=True),
-        Column("value", String, nullable=False),
+        Column("key", _Name, primary_key=True),
+        Column("value", _Name, nullable=False),
     )
 
 
 ledger_metadata = MetaData()
 ledger_meta = _meta(ledger_metadata)
 
+lease = Table(
+    "lease",  # one row: who may write (`rove.ledger.lease`)
+    ledger_metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),  # grows with every change of the holder
+    Column("holder", String, nullable=False),  # for people
+    Column("expires_at", Double, nullable=False),  # by the store's clock, unix seconds
+)
+
 decisions = Table(
     "decisions",
     ledger_metadata,
-    Column("event_id", String, primary_key=True),
-    Column("user_id", String, nullable=False),
-    Column("policy", String, nullable=False),
-    Column("policy_version", String, nullable=False),
-    Column("release", String, nullable=False),
-    Column("seed", String, nullable=False),  # decimal: SQL integers end at 2^63
-    Column("request_digest", String, nullable=False),
-    Column("candidates_digest", String, nullable=False),
+    Column("event_id", _Name, primary_key=True),
+    Column("user_id", _Name, nullable=False),
+    Column("policy", _Name, nullable=False),
+    Column("policy_version", _Name, nullable=False),
+    Column("release", _Name, nullable=False),
+    Column("seed", _Name, nullable=False),  # decimal: SQL integers end at 2^63
+    Column("request_digest", _Name, nullable=False),
+    Column("candidates_digest", _Name, nullable=False),
     Column("num_candidates", Integer, nullable=False),
     Column("slots", Text, nullable=False),  # JSON: list[Slot]
     Column("context", Text),  # JSON: Context
@@ -69,20 +81,20 @@ interactions = Table(
     "interactions",
     ledger_metadata,
     Column("sequence", _RowNumber, primary_key=True, autoincrement=True),
-    Column("interaction_id", String, nullable=False, unique=True),
-    Column("user_id", String, nullable=False),
-    Column("item_id", String, nullable=False),
-    Column("type", String, nullable=False),
+    Column("interaction_id", _Name, nullable=False, unique=True),
+    Column("user_id", _Name, nullable=False),
+    Column("item_id", _Name, nullable=False),
+    Column("type", _Name, nullable=False),
     Column("value", Double),
     Column("duration_s", Double),
     Column("watch_ratio", Double),
     Column("text", Text),
     Column("timestamp", Double, nullable=False),
-    Column("event_id", String),
+    Column("event_id", _Name),
     Column("slot", Integer),
-    Column("session", String),  # what happened together: an invoice, a visit
+    Column("session", _Name),  # what happened together: an invoice, a visit
     Column("reward", Double, nullable=False),
-    Column("status", String, nullable=False),
+    Column("status", _Name, nullable=False),
     Column("received_at", Double, nullable=False),
     Index("interactions_by_user", "user_id"),
     # A number is never given twice, also after an erasure: releases remember the last they saw.
@@ -99,8 +111,8 @@ Index(
 item_statistics = Table(
     "item_statistics",
     ledger_metadata,
-    Column("release", String, primary_key=True),
-    Column("item_id", String, primary_key=True),
+    Column("release", _Name, primary_key=True),
+    Column("item_id", _Name, primary_key=True),
     Column("weight", Double, nullable=False),
     Column("total", Double, nullable=False),
     Column("as_of", Double, nullable=False),
@@ -112,8 +124,8 @@ item_statistics = Table(
 trial_sums = Table(
     "trial_sums",
     ledger_metadata,
-    Column("release", String, primary_key=True),
-    Column("item_id", String, primary_key=True),
+    Column("release", _Name, primary_key=True),
+    Column("item_id", _Name, primary_key=True),
     Column("sums", LargeBinary, nullable=False),  # float64, little endian: `rove.shown.sums`
     Column("revision", BigInteger, nullable=False),  # number of the write within the release
     Index("trial_sums_by_revision", "release", "revision"),
@@ -123,7 +135,7 @@ trial_sums = Table(
 settlements = Table(
     "settlements",
     ledger_metadata,
-    Column("release", String, primary_key=True),
+    Column("release", _Name, primary_key=True),
     Column("until", Double, nullable=False),  # what expired by then counts in `trial_sums`
     sqlite_with_rowid=False,
 )
@@ -134,10 +146,10 @@ catalogue_meta = _meta(catalogue_metadata)
 items = Table(
     "items",
     catalogue_metadata,
-    Column("item_id", String, primary_key=True),
+    Column("item_id", _Name, primary_key=True),
     Column("sequence", BigInteger, nullable=False),  # number of the batch that wrote the row last
     Column("item", Text),  # JSON: Item; NULL once deleted
     Column("vector", LargeBinary),  # float32, little endian, (D,)
-    Column("encoder", String),
+    Column("encoder", _Name),
     Index("items_by_sequence", "sequence"),
 )

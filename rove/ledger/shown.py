@@ -19,8 +19,8 @@ from sqlalchemy import (
 )
 
 from rove.events import Context, Regulated, Slot
+from rove.ledger.database import parts_of
 from rove.ledger.schema import decisions, interactions
-from rove.ledger.store import parts_of
 
 NUM_ROWS = 4096
 """Decisions read at once."""

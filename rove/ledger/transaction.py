@@ -15,14 +15,13 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    insert,
     select,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from rove.errors import NotFound
 from rove.events import Context, Decision, Interaction, InteractionType, Regulated, Slot
+from rove.ledger.database import Insertion, parts_of
 from rove.ledger.records import Erased, Statistics, StoredInteraction, TrialSums
 from rove.ledger.schema import (
     decisions,
@@ -33,7 +32,6 @@ from rove.ledger.schema import (
     trial_sums,
 )
 from rove.ledger.shown import Shown, shown_by_id, shown_until
-from rove.ledger.store import parts_of
 
 _encode = msgspec.json.Encoder().encode
 _decode_slots = msgspec.json.Decoder(list[Slot]).decode
@@ -46,32 +44,16 @@ _select_known = select(interactions.c.interaction_id).where(interactions.c.inter
 _select_revision = select(func.max(item_statistics.c.revision)).where(
     item_statistics.c.release == bindparam("release")
 )
-_insert_decisions = insert(decisions)
-_insert_interactions = insert(interactions)
-_import_interactions = sqlite_insert(interactions).on_conflict_do_nothing()
-_new_statistics = sqlite_insert(item_statistics)
-_upsert_statistics = _new_statistics.on_conflict_do_update(
-    index_elements=[item_statistics.c.release, item_statistics.c.item_id],
-    set_={
-        name: _new_statistics.excluded[name] for name in ("weight", "total", "as_of", "revision")
-    },
-)
+_insert_decisions = Insertion(decisions, "refuse")
+_insert_interactions = Insertion(interactions, "refuse")
+_import_interactions = Insertion(interactions, "keep")
+_put_statistics = Insertion(item_statistics, "replace")
 _select_trials = select(func.max(trial_sums.c.revision)).where(
     trial_sums.c.release == bindparam("release")
 )
-_new_trials = sqlite_insert(trial_sums)
-_upsert_trials = _new_trials.on_conflict_do_update(
-    index_elements=[trial_sums.c.release, trial_sums.c.item_id],
-    set_={name: _new_trials.excluded[name] for name in ("sums", "revision")},
-)
-_new_state = sqlite_insert(ledger_meta)
-_upsert_state = _new_state.on_conflict_do_update(
-    index_elements=[ledger_meta.c.key], set_={"value": _new_state.excluded["value"]}
-)
-_new_settlement = sqlite_insert(settlements)
-_upsert_settlement = _new_settlement.on_conflict_do_update(
-    index_elements=[settlements.c.release], set_={"until": _new_settlement.excluded["until"]}
-)
+_put_trials = Insertion(trial_sums, "replace")
+_put_state = Insertion(ledger_meta, "replace")
+_put_settlement = Insertion(settlements, "replace")
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
 _activate = (
     update(decisions)
@@ -115,16 +97,12 @@ class Transaction:
         self, new: Sequence[Decision], context_vectors: Mapping[str, bytes] = _NOTHING
     ) -> None:
         """Store decisions, with vectors by event id; `Conflict` if an id is stored."""
-        if new:
-            self._connection.execute(
-                _insert_decisions,
-                [_decision_row(one, context_vectors.get(one.event_id)) for one in new],
-            )
+        rows = [_decision_row(one, context_vectors.get(one.event_id)) for one in new]
+        _insert_decisions.run(self._connection, rows)
 
     def add_interactions(self, new: Sequence[StoredInteraction]) -> None:
         """Store interactions; `Conflict` if an id is stored."""
-        if new:
-            self._connection.execute(_insert_interactions, [_interaction_row(one) for one in new])
+        _insert_interactions.run(self._connection, [_interaction_row(one) for one in new])
 
     def import_interactions(self, rows: pa.Table, received_at: float) -> int:
         """Store rows of a history, leaving out the ids that are stored; return how many were new.
@@ -141,7 +119,7 @@ class Transaction:
             dict(zip(names, values, strict=True), **constants)
             for values in zip(*columns, strict=True)
         ]
-        return self._connection.execute(_import_interactions, parameters).rowcount
+        return _import_interactions.run(self._connection, parameters)
 
     def add_statistics(self, release: str, rows: Statistics) -> int:
         """Store the items' current statistics in place of older ones, and return the new revision.
@@ -153,21 +131,18 @@ class Transaction:
             self._revisions[release] = latest or 0
         self._revisions[release] = revision = self._revisions[release] + 1
         columns = (rows.item_ids, rows.weight.tolist(), rows.total.tolist(), rows.as_of.tolist())
-        if len(rows):
-            self._connection.execute(
-                _upsert_statistics,
-                [
-                    {
-                        "release": release,
-                        "item_id": item_id,
-                        "weight": weight,
-                        "total": total,
-                        "as_of": as_of,
-                        "revision": revision,
-                    }
-                    for item_id, weight, total, as_of in zip(*columns, strict=True)
-                ],
-            )
+        new = [
+            {
+                "release": release,
+                "item_id": item_id,
+                "weight": weight,
+                "total": total,
+                "as_of": as_of,
+                "revision": revision,
+            }
+            for item_id, weight, total, as_of in zip(*columns, strict=True)
+        ]
+        _put_statistics.run(self._connection, new)
         return revision
 
     def add_trial_sums(self, release: str, rows: TrialSums) -> int:
@@ -179,27 +154,25 @@ class Transaction:
         self._revisions[key] = revision = self._revisions[key] + 1
         if len(rows):
             sums = rows.sums_nV.astype("<f8", copy=False)
-            self._connection.execute(
-                _upsert_trials,
-                [
-                    {
-                        "release": release,
-                        "item_id": item_id,
-                        "sums": sums_V.tobytes(),
-                        "revision": revision,
-                    }
-                    for item_id, sums_V in zip(rows.item_ids, sums, strict=True)
-                ],
-            )
+            new = [
+                {
+                    "release": release,
+                    "item_id": item_id,
+                    "sums": sums_V.tobytes(),
+                    "revision": revision,
+                }
+                for item_id, sums_V in zip(rows.item_ids, sums, strict=True)
+            ]
+            _put_trials.run(self._connection, new)
         return revision
 
     def settle(self, release: str, until_s: float) -> None:
         """Note that what expired by `until_s` counts in the trial sums."""
-        self._connection.execute(_upsert_settlement, {"release": release, "until": until_s})
+        _put_settlement.run(self._connection, [{"release": release, "until": until_s}])
 
     def put_state(self, key: str, value: str) -> None:
         """Keep a small state of this shard under a key, in place of an older one."""
-        self._connection.execute(_upsert_state, {"key": key, "value": value})
+        _put_state.run(self._connection, [{"key": key, "value": value}])
 
     def activate(self, event_id: str, at: float) -> None:
         """Note when a deferred decision was shown."""

@@ -20,8 +20,10 @@ from sqlalchemy import select
 from rove.config import StoreSection
 from rove.errors import DataError
 from rove.events import Slot
-from rove.ledger.schema import decisions, interactions, ledger_meta
-from rove.ledger.store import Database, check_schema, folder_of, read_meta, store_errors
+from rove.ledger.database import Database
+from rove.ledger.scan import all_shards
+from rove.ledger.schema import decisions, interactions
+from rove.ledger.store import open_store
 from rove.ope.cleaning import Tally
 from rove.ope.log import Floats, Logged, SlateLog, check_propensities, check_rewards
 from rove.readers import ReadReport
@@ -98,17 +100,10 @@ def read_ledger(
     reward_range: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[LoggedSlates, ReadReport]:
     """Return the decisions of all shards that were due by `now`, of one policy if it is named."""
-    tally = Tally(path=str(folder_of(store)))
+    tally = Tally(path=open_store(store).name)
     columns = _Columns()
-    for path in sorted(folder_of(store).glob("shard-*.sqlite")):
-        database = Database(path, store, "read")
-        try:
-            found = read_meta(database, ledger_meta)
-            if found:
-                check_schema(path, found)
-                _add_shard(database, rewards, now, policy, columns, tally)
-        finally:
-            database.close()
+    for _, database in all_shards(store):
+        _add_shard(database, rewards, now, policy, columns, tally)
     report = tally.report(len(columns.slots))
     return _slates(columns, reward_range), report
 
@@ -163,8 +158,8 @@ def _batches(database: Database, policy: str | None) -> Iterator[list[_DecisionR
         )
         if policy is not None:
             query = query.where(decisions.c.policy == policy)
-        with store_errors(database.path):
-            rows = [_DecisionRow(*row) for row in database.connection.execute(query)]
+        with database.reading() as connection:
+            rows = [_DecisionRow(*row) for row in connection.execute(query)]
         if not rows:
             return
         after = rows[-1].event_id
@@ -192,8 +187,8 @@ def _earned(database: Database, shown: dict[str, list[Slot]]) -> Earned:
         .order_by(interactions.c.sequence)
     )
     earned: Earned = {}
-    with store_errors(database.path):
-        rows = database.connection.execute(query).all()
+    with database.reading() as connection:
+        rows = connection.execute(query).all()
     for event_id, slot, item_id, reward, timestamp in rows:
         if event_id not in shown:
             continue

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rove.behaviour import Behaviour
-from rove.config import TrainingSection
+from rove.config import StoreSection, TrainingSection
 from rove.engine import Engine
 from rove.errors import Conflict
 from rove.events import Interaction, InteractionType
@@ -44,8 +44,8 @@ NEW = unit_vectors(2, np.random.default_rng(8))
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path)
+def shop(tmp_path: Path, store: StoreSection) -> Shop:
+    return Shop(tmp_path, store=store)
 
 
 def events(num: int = 90) -> list[Interaction]:
@@ -145,8 +145,10 @@ def test_two_shards_together_know_what_one_engine_would(tmp_path: Path, seed: in
         assert taste(engine, user_id) == pytest.approx(taste(single, user_id), abs=1e-9)
 
 
-def test_a_shard_that_opens_later_knows_what_the_others_counted(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, shards=2)
+def test_a_shard_that_opens_later_knows_what_the_others_counted(
+    tmp_path: Path, store: StoreSection
+) -> None:
+    shop = Shop(tmp_path, shards=2, store=store)
     first = shop.engine(0)
     user_id = next(user_id for user_id in USERS if shard_of(user_id, 2) == 0)
     observe(first, did("i1", user_id), did("i2", user_id, "item-9"))
@@ -247,9 +249,11 @@ def test_a_promoted_release_comes_into_service_with_the_next_sync(shop: Shop) ->
     assert rank(engine, request()).release == new
 
 
-def test_a_refit_comes_into_service_and_keeps_the_statistics(tmp_path: Path) -> None:
+def test_a_refit_comes_into_service_and_keeps_the_statistics(
+    tmp_path: Path, store: StoreSection
+) -> None:
     """Both shards' events are in the new release; what comes after is counted on top, once."""
-    shop, happened = Shop(tmp_path, shards=2), events()
+    shop, happened = Shop(tmp_path, shards=2, store=store), events()
     shards = [shop.engine(shard) for shard in range(2)]
     for event in happened[:60]:
         observe(shards[shard_of(event.user_id, 2)], event)
@@ -272,9 +276,11 @@ def test_a_refit_comes_into_service_and_keeps_the_statistics(tmp_path: Path) -> 
     assert shares(shards[1]) == pytest.approx(shares(shards[0]), rel=1e-9)
 
 
-def test_a_shard_without_events_counts_all_of_its_own_after_a_refit(tmp_path: Path) -> None:
+def test_a_shard_without_events_counts_all_of_its_own_after_a_refit(
+    tmp_path: Path, store: StoreSection
+) -> None:
     """It follows late, and its first event is older than the last that the refit learnt from."""
-    shop = Shop(tmp_path, shards=2)
+    shop = Shop(tmp_path, shards=2, store=store)
     shards = [shop.engine(shard) for shard in range(2)]
     first, second = (next(u for u in USERS if shard_of(u, 2) == shard) for shard in range(2))
     observe(shards[0], *(did(f"i{n}", first, f"item-{n}") for n in range(5)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +16,10 @@ import rove
 from rove.catalogue import Item
 from rove.config import StoreSection
 from rove.errors import StoreUnavailable
+from rove.ledger.database import CATALOGUE
 from rove.ledger.items import ItemRow, ItemStore
-
-
-def store_in(folder: Path) -> StoreSection:
-    return StoreSection(url=f"sqlite:///{folder}", durability="process", busy_timeout_s=20)
+from rove.ledger.schema import SCHEMA_VERSION, catalogue_meta
+from rove.ledger.store import open_store
 
 
 def item(item_id: str, title: str = "A pear") -> Item:
@@ -39,15 +37,15 @@ def same(row: ItemRow | None, item: Item, vector: list[float], sequence: int) ->
     return fields == (item.item_id, item, vector, "enc", sequence)
 
 
-def test_an_item_comes_back_as_it_went_in(tmp_path: Path) -> None:
-    items = ItemStore.open(store_in(tmp_path))
+def test_an_item_comes_back_as_it_went_in(store: StoreSection) -> None:
+    items = ItemStore.open(store)
     assert items.put([item("a"), item("b")], vectors([0.5, 1.5], [2.0, -0.25]), "enc") == 1
     assert same(items.get("b"), item("b"), [2.0, -0.25], 1)
     assert items.get("c") is None
 
 
-def test_a_later_put_replaces(tmp_path: Path) -> None:
-    items = ItemStore.open(store_in(tmp_path))
+def test_a_later_put_replaces(store: StoreSection) -> None:
+    items = ItemStore.open(store)
     items.put([item("a")], vectors([1.0]), "enc")
     assert items.put([item("a", "A ripe pear")], vectors([2.0]), "enc") == 2
     assert same(items.get("a"), item("a", "A ripe pear"), [2.0], 2)
@@ -55,14 +53,14 @@ def test_a_later_put_replaces(tmp_path: Path) -> None:
     assert len(rows) == 1
 
 
-def test_the_last_of_equal_ids_in_one_batch_is_kept(tmp_path: Path) -> None:
-    items = ItemStore.open(store_in(tmp_path))
+def test_the_last_of_equal_ids_in_one_batch_is_kept(store: StoreSection) -> None:
+    items = ItemStore.open(store)
     items.put([item("a", "old"), item("a", "new")], vectors([1.0], [2.0]), "enc")
     assert same(items.get("a"), item("a", "new"), [2.0], 1)
 
 
-def test_changes_are_seen_by_others_in_order(tmp_path: Path) -> None:
-    writer, reader = ItemStore.open(store_in(tmp_path)), ItemStore.open(store_in(tmp_path))
+def test_changes_are_seen_by_others_in_order(store: StoreSection) -> None:
+    writer, reader = ItemStore.open(store), ItemStore.open(store)
     assert reader.changes_since(0) == ([], 0)
     writer.put([item("a")], vectors([1.0]), "enc")
     writer.put([item("b"), item("c")], vectors([2.0], [3.0]), "enc")
@@ -73,8 +71,8 @@ def test_changes_are_seen_by_others_in_order(tmp_path: Path) -> None:
     assert reader.changes_since(2) == ([], 2)
 
 
-def test_a_deleted_item_leaves_a_tombstone(tmp_path: Path) -> None:
-    items = ItemStore.open(store_in(tmp_path))
+def test_a_deleted_item_leaves_a_tombstone(store: StoreSection) -> None:
+    items = ItemStore.open(store)
     items.put([item("a"), item("b")], vectors([1.0], [2.0]), "enc")
     assert items.delete(["a", "only in the release", "a"]) == 2
     rows, sequence = items.changes_since(1)
@@ -85,26 +83,26 @@ def test_a_deleted_item_leaves_a_tombstone(tmp_path: Path) -> None:
     assert items.changes_since(2) == ([], 2)
 
 
-def test_a_deleted_item_can_come_back(tmp_path: Path) -> None:
-    items = ItemStore.open(store_in(tmp_path))
+def test_a_deleted_item_can_come_back(store: StoreSection) -> None:
+    items = ItemStore.open(store)
     items.put([item("a")], vectors([1.0]), "enc")
     items.delete(["a"])
     items.put([item("a")], vectors([3.0]), "enc")
     assert same(items.get("a"), item("a"), [3.0], 3)
 
 
-def test_nothing_to_write_changes_nothing(tmp_path: Path) -> None:
-    items = ItemStore.open(store_in(tmp_path))
+def test_nothing_to_write_changes_nothing(store: StoreSection) -> None:
+    items = ItemStore.open(store)
     assert items.put([], np.empty((0, 4), np.float32), "enc") == 0
     assert items.delete([]) == 0
     assert items.changes_since(0) == ([], 0)
 
 
-def test_items_are_there_after_reopening(tmp_path: Path) -> None:
-    items = ItemStore.open(store_in(tmp_path))
+def test_items_are_there_after_reopening(store: StoreSection) -> None:
+    items = ItemStore.open(store)
     items.put([item("a")], vectors([1.0]), "enc")
     items.close()
-    assert same(ItemStore.open(store_in(tmp_path)).get("a"), item("a"), [1.0], 1)
+    assert same(ItemStore.open(store).get("a"), item("a"), [1.0], 1)
 
 
 WRITER = """
@@ -114,20 +112,20 @@ from rove.catalogue import Item
 from rove.config import StoreSection
 from rove.ledger.items import ItemStore
 
-_, url, name = sys.argv
-items = ItemStore.open(StoreSection(url=url, durability="process", busy_timeout_s=20))
+_, section, name = sys.argv
+items = ItemStore.open(StoreSection.model_validate_json(section))
 vector = np.ones((1, 1), np.float32)
 for n in range(20):
     print(items.put([Item(item_id=f"{name}-{n}", title="A pear")], vector, "enc"))
 """
 
 
-def test_several_processes_write_at_once(tmp_path: Path) -> None:
+def test_several_processes_write_at_once(store: StoreSection) -> None:
     """Each of 60 batches gets a sequence of its own, and a reader that follows misses none."""
     environment = os.environ | {"PYTHONPATH": str(Path(rove.__file__).parents[1])}
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, store_in(tmp_path).url, name],
+            [sys.executable, "-c", WRITER, store.model_dump_json(), name],
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
@@ -136,16 +134,16 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
     ]
     outputs = [writer.communicate()[0] for writer in writers]
     assert sorted(int(line) for output in outputs for line in output.split()) == list(range(1, 61))
-    rows, last = ItemStore.open(store_in(tmp_path)).changes_since(0)
+    rows, last = ItemStore.open(store).changes_since(0)
     assert [row.sequence for row in rows] == list(range(1, 61))
     assert last == 60
 
 
-def test_another_schema_version_is_refused(tmp_path: Path) -> None:
-    ItemStore.open(store_in(tmp_path)).close()
-    with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
-        connection.execute("UPDATE meta SET value = '99'")
-    connection.close()
-    message = "catalogue.sqlite has schema version 99, this Rove reads 2"
+def test_another_schema_version_is_refused(store: StoreSection) -> None:
+    ItemStore.open(store).close()
+    database = open_store(store).open(CATALOGUE, "write")
+    with database.transaction() as connection:
+        connection.execute(catalogue_meta.update().values(value="99"))
+    message = f"has schema version 99, this Rove reads {SCHEMA_VERSION}; use the Rove that wrote it"
     with pytest.raises(StoreUnavailable, match=re.escape(message)):
-        ItemStore.open(store_in(tmp_path))
+        ItemStore.open(store)

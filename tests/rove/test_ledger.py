@@ -17,10 +17,8 @@ from rove.ledger.ledger import Erased, Ledger, Statistics, StoredInteraction
 from rove.ledger.schema import decisions, interactions
 
 
-def store_in(folder: Path, busy_timeout_s: float = 5.0) -> StoreSection:
-    return StoreSection(
-        url=f"sqlite:///{folder}", durability="process", busy_timeout_s=busy_timeout_s
-    )
+def impatient(store: StoreSection) -> StoreSection:
+    return store.model_copy(update={"busy_timeout_s": 0.1})
 
 
 def decision(event_id: str, user_id: str = "ann") -> Decision:
@@ -87,8 +85,8 @@ def statistics(item_ids: list[str], weight: list[float]) -> Statistics:
     )
 
 
-def test_a_decision_comes_back_as_it_went_in(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_a_decision_comes_back_as_it_went_in(store: StoreSection) -> None:
+    ledger = Ledger.open(store, 0, 1)
     with ledger.transaction() as transaction:
         transaction.add_decisions([decision("e1"), decision("e2")])
         assert transaction.decisions(["e2"]) == {"e2": decision("e2")}
@@ -96,8 +94,8 @@ def test_a_decision_comes_back_as_it_went_in(tmp_path: Path) -> None:
     assert ledger.decisions([]) == {}
 
 
-def test_an_interaction_comes_back_as_it_went_in(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_an_interaction_comes_back_as_it_went_in(store: StoreSection) -> None:
+    ledger = Ledger.open(store, 0, 1)
     answer, other = stored("i1", event_id="e1"), stored("i2")
     with ledger.transaction() as transaction:
         transaction.add_interactions([answer, other])
@@ -105,8 +103,8 @@ def test_an_interaction_comes_back_as_it_went_in(tmp_path: Path) -> None:
     assert ledger.interactions_of("e2") == []
 
 
-def test_history_is_ordered_by_time_then_arrival(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_history_is_ordered_by_time_then_arrival(store: StoreSection) -> None:
+    ledger = Ledger.open(store, 0, 1)
     with ledger.transaction() as transaction:
         transaction.add_interactions(
             [
@@ -125,27 +123,27 @@ def test_history_is_ordered_by_time_then_arrival(tmp_path: Path) -> None:
     assert history.types == ["rating"] * 3
 
 
-def test_the_history_of_an_unknown_user_is_empty(tmp_path: Path) -> None:
-    history = Ledger.open(store_in(tmp_path), 0, 1).history("nobody")
+def test_the_history_of_an_unknown_user_is_empty(store: StoreSection) -> None:
+    history = Ledger.open(store, 0, 1).history("nobody")
     assert len(history) == 0
     assert history.rewards.dtype == np.float64
 
 
-def test_everything_committed_is_there_after_reopening(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_everything_committed_is_there_after_reopening(store: StoreSection) -> None:
+    ledger = Ledger.open(store, 0, 1)
     with ledger.transaction() as transaction:
         transaction.add_decisions([decision("e1")])
         transaction.add_interactions([stored("i1")])
         transaction.add_statistics("r1", statistics(["apple"], [1.0]))
     ledger.close()
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+    ledger = Ledger.open(store, 0, 1)
     assert ledger.decisions(["e1"]) == {"e1": decision("e1")}
     assert ledger.history("ann").item_ids == ["apple"]
     assert ledger.statistics("r1").revision == 1
 
 
-def test_a_known_id_is_found_and_refused(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_a_known_id_is_found_and_refused(store: StoreSection) -> None:
+    ledger = Ledger.open(store, 0, 1)
     with ledger.transaction() as transaction:
         transaction.add_interactions([stored("i1")])
         assert transaction.known_interactions(["i1", "i2"]) == {"i1"}
@@ -156,16 +154,16 @@ def test_a_known_id_is_found_and_refused(tmp_path: Path) -> None:
     assert len(ledger.history("ann")) == 1
 
 
-def test_many_ids_can_be_asked_for_at_once(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_many_ids_can_be_asked_for_at_once(store: StoreSection) -> None:
+    ledger = Ledger.open(store, 0, 1)
     ids = [f"i{number}" for number in range(2_500)]
     with ledger.transaction() as transaction:
         transaction.add_interactions([stored(one) for one in ids])
         assert transaction.known_interactions([*ids, "other"]) == set(ids)
 
 
-def test_nothing_is_stored_when_the_body_raises(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_nothing_is_stored_when_the_body_raises(store: StoreSection) -> None:
+    ledger = Ledger.open(store, 0, 1)
     with pytest.raises(ZeroDivisionError), ledger.transaction() as transaction:
         transaction.add_decisions([decision("e1")])
         transaction.add_interactions([stored("i1")])
@@ -176,8 +174,8 @@ def test_nothing_is_stored_when_the_body_raises(tmp_path: Path) -> None:
     assert ledger.decisions(["e1"]) == {"e1": decision("e1")}
 
 
-def test_activation_is_noted(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_activation_is_noted(store: StoreSection) -> None:
+    ledger = Ledger.open(store, 0, 1)
     with ledger.transaction() as transaction:
         transaction.add_decisions([decision("e1")])
         transaction.activate("e1", 123.5)
@@ -187,8 +185,8 @@ def test_activation_is_noted(tmp_path: Path) -> None:
         transaction.activate("e2", 1.0)
 
 
-def test_statistics_hold_the_latest_values(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_statistics_hold_the_latest_values(store: StoreSection) -> None:
+    ledger = Ledger.open(store, 0, 1)
     assert ledger.statistics("r1").revision == 0
     with ledger.transaction() as transaction:
         assert transaction.add_statistics("r1", statistics(["apple", "pear"], [1.0, 2.0])) == 1
@@ -202,8 +200,7 @@ def test_statistics_hold_the_latest_values(tmp_path: Path) -> None:
     assert found.revision == 2
 
 
-def test_shards_see_what_is_new_of_each_other(tmp_path: Path) -> None:
-    store = store_in(tmp_path)
+def test_shards_see_what_is_new_of_each_other(store: StoreSection) -> None:
     first, second = Ledger.open(store, 0, 3), Ledger.open(store, 1, 3)
     assert first.statistics_of_others("r1", {}) == {}
     with second.transaction() as transaction:
@@ -222,8 +219,7 @@ def test_shards_see_what_is_new_of_each_other(tmp_path: Path) -> None:
     assert list(first.statistics_of_others("r1", {1: 2})) == [2]
 
 
-def test_readers_see_commits_and_nothing_else(tmp_path: Path) -> None:
-    store = store_in(tmp_path)
+def test_readers_see_commits_and_nothing_else(store: StoreSection) -> None:
     writer = Ledger.open(store, 0, 1)
     readers = [Ledger.open(store, 0, 1, read_only=True) for _ in range(2)]
     with writer.transaction() as transaction:
@@ -235,13 +231,13 @@ def test_readers_see_commits_and_nothing_else(tmp_path: Path) -> None:
         pass
 
 
-def test_reading_a_shard_that_does_not_exist_says_so(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match=re.escape("shard-0.sqlite does not exist")):
-        Ledger.open(store_in(tmp_path), 0, 1, read_only=True)
+def test_reading_a_shard_that_does_not_exist_says_so(store: StoreSection) -> None:
+    with pytest.raises(NotFound, match=re.escape("does not exist; load a history")):
+        Ledger.open(store, 0, 1, read_only=True)
 
 
-def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    store = store_in(tmp_path, busy_timeout_s=0.1)
+def test_a_second_writer_is_refused(store: StoreSection) -> None:
+    store = impatient(store)
     first = Ledger.open(store, 0, 2)
     with pytest.raises(StoreUnavailable, match=re.escape("writes this shard; stop it first")):
         Ledger.open(store, 0, 2)
@@ -250,39 +246,40 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     Ledger.open(store, 0, 2).close()
 
 
-def test_a_writer_waits_for_the_one_before_to_leave(tmp_path: Path) -> None:
-    first = Ledger.open(store_in(tmp_path), 0, 1)
+def test_a_writer_waits_for_the_one_before_to_leave(store: StoreSection) -> None:
+    first = Ledger.open(store, 0, 1)
     leaving = threading.Timer(0.2, first.close)
     started = time.monotonic()
     leaving.start()
-    Ledger.open(store_in(tmp_path), 0, 1)
+    Ledger.open(store, 0, 1)
     assert time.monotonic() - started >= 0.2
 
 
-def test_a_forgotten_ledger_lets_the_next_writer_in(tmp_path: Path) -> None:
-    store = store_in(tmp_path, busy_timeout_s=0.1)
+def test_a_forgotten_ledger_lets_the_next_writer_in(store: StoreSection) -> None:
+    store = impatient(store)
     ledger = Ledger.open(store, 0, 1)
     del ledger
     Ledger.open(store, 0, 1)
 
 
-def test_another_number_of_shards_is_refused(tmp_path: Path) -> None:
-    Ledger.open(store_in(tmp_path), 0, 4).close()
+def test_another_number_of_shards_is_refused(store: StoreSection) -> None:
+    Ledger.open(store, 0, 4).close()
     message = "was written with 4 shards, not 8; set serving.shards to 4"
     for shard in (0, 7):  # 7 has no file of its own yet
         with pytest.raises(ConfigError, match=re.escape(message)):
-            Ledger.open(store_in(tmp_path), shard, 8)
+            Ledger.open(store, shard, 8)
 
 
-def test_a_shard_under_another_name_is_refused(tmp_path: Path) -> None:
-    Ledger.open(store_in(tmp_path), 0, 4).close()
-    (tmp_path / "shard-0.sqlite").rename(tmp_path / "shard-1.sqlite")
+def test_a_shard_under_another_name_is_refused(sqlite_store: StoreSection, tmp_path: Path) -> None:
+    Ledger.open(sqlite_store, 0, 4).close()
+    folder = tmp_path / "ledger"
+    (folder / "shard-0.sqlite").rename(folder / "shard-1.sqlite")
     with pytest.raises(StoreUnavailable, match=re.escape("holds shard 0, not 1")):
-        Ledger.open(store_in(tmp_path), 1, 4)
+        Ledger.open(sqlite_store, 1, 4)
 
 
-def test_erasure_deletes_the_rows_of_one_user(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_erasure_deletes_the_rows_of_one_user(store: StoreSection) -> None:
+    ledger = Ledger.open(store, 0, 1)
     with ledger.transaction() as transaction:
         transaction.add_decisions([decision("e1"), decision("e2", user_id="bob")])
         transaction.add_interactions([stored("i1"), stored("i2"), stored("i3", user_id="bob")])
@@ -316,48 +313,53 @@ def write_users(ledger: Ledger, num_transactions: int) -> None:
             )
 
 
-def test_erasure_leaves_no_copy_in_any_file(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_erasure_leaves_no_copy_in_any_file(sqlite_store: StoreSection, tmp_path: Path) -> None:
+    ledger = Ledger.open(sqlite_store, 0, 1)
     write_users(ledger, 60)
-    assert bytes_in(tmp_path, b"SECRETIVE") > 1000
+    assert bytes_in(tmp_path / "ledger", b"SECRETIVE") > 1000
     with ledger.transaction() as transaction:
         transaction.erase_user("SECRETIVE")
-    assert bytes_in(tmp_path, b"SECRETIVE") == 0
-    assert bytes_in(tmp_path, b"user-399") > 0
+    assert bytes_in(tmp_path / "ledger", b"SECRETIVE") == 0
+    assert bytes_in(tmp_path / "ledger", b"user-399") > 0
 
 
-def test_erasure_is_completed_once_readers_are_gone(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_erasure_is_completed_once_readers_are_gone(
+    sqlite_store: StoreSection, tmp_path: Path
+) -> None:
+    ledger = Ledger.open(sqlite_store, 0, 1)
     write_users(ledger, 5)
-    reader = Ledger.open(store_in(tmp_path), 0, 1, read_only=True)
-    with reader._database.connection.exec_driver_sql("SELECT * FROM interactions") as rows:
+    reader = Ledger.open(sqlite_store, 0, 1, read_only=True)
+    query = interactions.select()
+    with reader._database.reading() as connection, connection.execute(query) as rows:
         rows.fetchone()  # holds a snapshot
         with ledger.transaction() as transaction:
             transaction.erase_user("SECRETIVE")
-        assert bytes_in(tmp_path, b"SECRETIVE") > 0
+        assert bytes_in(tmp_path / "ledger", b"SECRETIVE") > 0
     assert len(ledger.history("SECRETIVE")) == 0
     time.sleep(1.0)  # how long the ledger lets pass between attempts
     with ledger.transaction() as transaction:
         transaction.add_interactions([stored("i1")])
-    assert bytes_in(tmp_path, b"SECRETIVE") == 0
+    assert bytes_in(tmp_path / "ledger", b"SECRETIVE") == 0
 
 
-def test_erasure_is_completed_by_the_next_to_open(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_erasure_is_completed_by_the_next_to_open(
+    sqlite_store: StoreSection, tmp_path: Path
+) -> None:
+    ledger = Ledger.open(sqlite_store, 0, 1)
     write_users(ledger, 5)
-    reader = Ledger.open(store_in(tmp_path), 0, 1, read_only=True)
-    with reader._database.connection.exec_driver_sql("SELECT * FROM interactions") as rows:
+    reader = Ledger.open(sqlite_store, 0, 1, read_only=True)
+    query = interactions.select()
+    with reader._database.reading() as connection, connection.execute(query) as rows:
         rows.fetchone()  # holds a snapshot
         with ledger.transaction() as transaction:
             transaction.erase_user("SECRETIVE")
         ledger.close()
-    assert bytes_in(tmp_path, b"SECRETIVE") > 0
-    Ledger.open(store_in(tmp_path), 0, 1)
-    assert bytes_in(tmp_path, b"SECRETIVE") == 0
+    assert bytes_in(tmp_path / "ledger", b"SECRETIVE") > 0
+    Ledger.open(sqlite_store, 0, 1)
+    assert bytes_in(tmp_path / "ledger", b"SECRETIVE") == 0
 
 
-def test_all_interactions_are_read_from_every_shard(tmp_path: Path) -> None:
-    store = store_in(tmp_path)
+def test_all_interactions_are_read_from_every_shard(store: StoreSection) -> None:
     ledgers = [Ledger.open(store, shard, 2) for shard in range(2)]
     for shard, ledger in enumerate(ledgers):
         with ledger.transaction() as transaction:
@@ -387,8 +389,8 @@ def test_every_field_has_a_column() -> None:
     assert set(interactions.columns.keys()) - {"sequence"} == kept
 
 
-def test_another_thread_may_take_over(tmp_path: Path) -> None:
-    ledger = Ledger.open(store_in(tmp_path), 0, 1)
+def test_another_thread_may_take_over(store: StoreSection) -> None:
+    ledger = Ledger.open(store, 0, 1)
 
     def write() -> None:
         with ledger.transaction() as transaction:

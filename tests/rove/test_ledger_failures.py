@@ -11,12 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, update
 
 import rove
 from rove.config import StoreSection
@@ -24,6 +24,8 @@ from rove.errors import ConfigError, StoreUnavailable
 from rove.events import Interaction, InteractionType
 from rove.ledger.ledger import Ledger, StoredInteraction
 from rove.ledger.scan import all_interactions
+from rove.ledger.schema import SCHEMA_VERSION, ledger_meta
+from rove.ledger.store import open_store
 
 ROOT = Path(rove.__file__).parents[1]
 
@@ -238,17 +240,22 @@ def test_a_foreign_file_is_reported(tmp_path: Path) -> None:
         Ledger.open(store_in(tmp_path), 0, 1)
 
 
-def test_another_schema_version_is_refused(tmp_path: Path) -> None:
-    Ledger.open(store_in(tmp_path), 0, 2).close()
-    with sqlite3.connect(tmp_path / "shard-0.sqlite") as connection:
-        connection.execute("UPDATE meta SET value = '0' WHERE key = 'schema_version'")
-    connection.close()
-    message = "has schema version 0, this Rove reads 2; use the Rove that wrote it"
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [("2", "run `rove db upgrade CONFIG`"), ("99", "use the Rove that wrote it")],
+)
+def test_another_schema_version_is_refused(store: StoreSection, version: str, advice: str) -> None:
+    Ledger.open(store, 0, 2).close()
+    with closing(open_store(store)) as opened:
+        with opened.open("shard-0", "write").transaction() as connection:
+            key = ledger_meta.c.key == "schema_version"
+            connection.execute(update(ledger_meta).where(key).values(value=version))
+    message = f"has schema version {version}, this Rove reads {SCHEMA_VERSION}; "
     for shard in range(2):
-        with pytest.raises(StoreUnavailable, match=re.escape(message)):
-            Ledger.open(store_in(tmp_path), shard, 2)
+        with pytest.raises(StoreUnavailable, match=re.escape(message) + ".*" + re.escape(advice)):
+            Ledger.open(store, shard, 2)
     with pytest.raises(StoreUnavailable, match=re.escape(message)):
-        list(all_interactions(store_in(tmp_path)))
+        list(all_interactions(store))
 
 
 def test_a_file_without_tables_is_finished(tmp_path: Path) -> None:
