@@ -50,6 +50,8 @@ class Cluster:
         self._env = dict(os.environ)
         self._env |= {"PATH": f"{BIN}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
         self._env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        # Train takes a checkpoint per poll, every 2 s by default.
+        self._env |= {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
         self._env |= {"RAY_API_SERVER_ADDRESS": address}
         self._env.pop("RAY_ADDRESS", None)
         ports = {
