@@ -1,7 +1,8 @@
 # make setup   .venv with everything at the versions of constraints.txt (the others run it first)
 # make demo    a shop's history -> a release -> a server that learns -> the table of what it earned
 # make test    all tests: the fast ones, then those that start Ray
-# make check   lint, format, types, layers
+# make check   lint, format, types, layers, and make audit
+# make audit   known vulnerabilities of the pinned versions (skipped where PyPI is not reached)
 # make bench   the benchmarks; results go to benchmarks/
 # make bench-decisions   tuned peers and Rove's one default in every environment
 #                        BENCH_FLAGS="--data FOLDER" for more than the shop
@@ -16,7 +17,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test check bench bench-decisions bench-engine bench-retrieval clean
+.PHONY: setup demo test check audit bench bench-decisions bench-engine bench-retrieval clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,11 +57,23 @@ test: $(STAMP)
 	$(BIN)/python -m pytest $(SHARED) -m 'not ray and not slow' --cov --cov-report=term $(PYTEST_FLAGS)
 	$(BIN)/python -m pytest -m 'ray or slow' --durations=10 $(PYTEST_FLAGS)
 
-check: $(STAMP)
+check: $(STAMP) audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy $(TYPED)
 	$(BIN)/python -m pytest -q tests/test_layers.py
+
+# PyPI's answers about one version name its known vulnerabilities; a mirror may not have them.
+audit: $(STAMP)
+	@url="https://pypi.org/pypi/$$(sed -n 's|^requests==|requests/|p' constraints.txt)/json"; \
+	if $(BIN)/python -c 'import sys, httpx; sys.exit(httpx.get(sys.argv[1], timeout=10).is_error)' \
+	    "$$url" 2>/dev/null; then \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
+	        -c constraints.txt -e '.[audit]' && \
+	    $(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip; \
+	else \
+	    echo "audit: skipped, $$url cannot be read from here"; \
+	fi
 
 bench: $(STAMP)
 	@for file in benchmarks/[!_]*.py; do \
