@@ -193,6 +193,46 @@ class PolicySection(Section):
     diversity: DiversitySection = DiversitySection()
 
 
+class PolicyFile(Section):
+    """A policy as `PUT /v1/policies/{name}` takes it: a file that has the `policy:` section."""
+
+    policy: PolicySection
+    mode: Literal["online", "apprentice", "shadow", "logging_only"] = "online"
+    """online: decides. apprentice: the baseline is shown, and what it would have chosen is kept.
+    shadow: the same, beside whatever decides. logging_only: the request's baseline items are shown
+    as they are, and learnt from."""
+    share: Share | None = None
+    """Of the users: those it decides for, or of a shadow those it is asked for. 0 when absent, 1
+    for a shadow; the default policy has those that are left."""
+
+    @property
+    def users(self) -> float:
+        """The share that is meant."""
+        return float(self.mode == "shadow") if self.share is None else self.share
+
+    @classmethod
+    def parse(cls, text: str | bytes, *, source: str = "policy file") -> PolicyFile:
+        """Read JSON or YAML."""
+        try:
+            tree = yaml.load(text, Loader=_WithoutAliases)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{source}: neither JSON nor YAML: {error}") from None
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{source}: expected keys and values, got {shown(tree)}")
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(f"{source}: {_explain(cls, error)}") from None
+
+
+class PoliciesSection(Section):
+    """How users are dealt to the policies that were put (`PUT /v1/policies/{name}`)."""
+
+    experiment: str | None = None
+    """Whom a policy gets follows from this name and the user's id: another name deals all users
+    anew. `name` when absent."""
+
+
 class StoreSection(Section):
     """Where the ledger is kept."""
 
@@ -468,6 +508,7 @@ class Config(Section):
     earned, in the context of its request; slots that earn nothing in time count with the default
     reward, and what answers no decision teaches nothing."""
     policy: PolicySection = PolicySection()
+    policies: PoliciesSection = PoliciesSection()
     store: StoreSection = StoreSection()
     releases: ReleaseSection = ReleaseSection()
     training: TrainingSection = TrainingSection()
@@ -511,6 +552,15 @@ class Config(Section):
         tree["store"]["url"] = without_password(self.store.url)
         path.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), "utf-8")
         return path
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """Reads YAML that names nothing twice: a few lines of aliases stand for any amount of data."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read; write it out")
+        return super().compose_node(parent, index)
 
 
 def _loopback(host: str) -> bool:

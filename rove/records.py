@@ -6,7 +6,20 @@ from typing import Literal
 
 from msgspec import Struct
 
-from rove.events import Decision
+from rove.events import Decision, Slot
+
+
+class Beside(Struct, frozen=True, kw_only=True):
+    """What a policy that was asked beside the deciding one would have chosen; never shown."""
+
+    policy: str
+    policy_version: str
+    mode: Literal["apprentice", "shadow"]
+    slots: list[Slot]
+    """With the decision's own random numbers, so that equal policies choose the same."""
+    shown: list[float]
+    """Per slot that was shown, the probability with which this policy would have chosen its item,
+    given the slots before; 0 from the first on that it would not have looked at."""
 
 
 class DecisionRecord(Struct, frozen=True, kw_only=True):
@@ -23,6 +36,8 @@ class DecisionRecord(Struct, frozen=True, kw_only=True):
     default_reward: float | None = None
     """What the other slots count with, once the decision has expired; null before, and for a
     decision that was never activated, which counts for nothing."""
+    beside: list[Beside] = []
+    """What apprentices and shadows would have chosen."""
 
 
 class ItemTaste(Struct, frozen=True, kw_only=True):

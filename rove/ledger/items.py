@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
@@ -43,6 +43,8 @@ _ids: BindParameter[Sequence[str]] = bindparam("ids", expanding=True)
 _select_gone = select(items.c.item_id).where(items.c.item.is_(None), items.c.item_id.in_(_ids))
 _select_sequence = select(func.max(items.c.sequence))
 _put = Insertion(items, "replace")
+_select_state = select(catalogue_meta.c.value).where(catalogue_meta.c.key == bindparam("wanted"))
+_put_state = Insertion(catalogue_meta, "replace")
 
 
 class ItemRow(Struct, frozen=True, kw_only=True):
@@ -134,6 +136,18 @@ class ItemStore:
         with self._database.reading() as connection:
             rows = connection.execute(_select_changes, {"after": sequence}).all()
         return [_row(row) for row in rows], rows[-1].sequence if rows else sequence
+
+    def state(self, key: str) -> str | None:
+        """Return what `change_state` kept under a key."""
+        with self._database.reading() as connection:
+            found: str | None = connection.execute(_select_state, {"wanted": key}).scalar()
+        return found
+
+    def change_state(self, key: str, change: Callable[[str | None], str]) -> None:
+        """Keep what `change` makes of the state under a key; of two changes one comes after."""
+        with self._database.transaction(alone=True) as connection:
+            before = connection.execute(_select_state, {"wanted": key}).scalar()
+            _put_state.run(connection, [{"key": key, "value": change(before)}])
 
     def close(self) -> None:
         """Close the catalogue."""

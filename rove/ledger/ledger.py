@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Self
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from sqlalchemy import (
@@ -53,6 +54,7 @@ from rove.ledger.records import TrialSums as TrialSums
 from rove.ledger.scan import all_interactions
 from rove.ledger.schema import (
     SCHEMA_VERSION,
+    decisions,
     interactions,
     item_statistics,
     ledger_meta,
@@ -64,8 +66,10 @@ from rove.ledger.shown import Shown, answered_since, shown_to, shown_until
 from rove.ledger.store import open_store
 from rove.ledger.transaction import Transaction as Transaction
 from rove.ledger.transaction import read_decisions, stored_interaction
+from rove.records import Beside
 
 _SCRUB_RETRY_S = 1.0
+_decode_beside = msgspec.json.Decoder(list[Beside]).decode
 
 _select_history = (
     select(
@@ -91,6 +95,7 @@ _select_answers = (
     .where(interactions.c.event_id == bindparam("event_id"))
     .order_by(interactions.c.timestamp, interactions.c.sequence)
 )
+_select_beside = select(decisions.c.beside).where(decisions.c.event_id == bindparam("event_id"))
 _select_statistics = select(
     item_statistics.c.item_id,
     item_statistics.c.weight,
@@ -216,6 +221,12 @@ class Ledger:
         with self._database.reading() as connection:
             rows = connection.execute(_select_answers, {"event_id": event_id}).all()
         return [stored_interaction(row) for row in rows]
+
+    def beside(self, event_id: str) -> list[Beside]:
+        """Return what policies that were asked beside a decision would have chosen."""
+        with self._database.reading() as connection:
+            found = connection.execute(_select_beside, {"event_id": event_id}).scalar()
+        return [] if found is None else _decode_beside(found)
 
     def statistics(self, release: str) -> Statistics:
         """Return this shard's item statistics since `release`."""

@@ -25,7 +25,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # SQLite numbers rows by itself only in a column declared exactly INTEGER.
 _RowNumber = BigInteger().with_variant(Integer, "sqlite")
@@ -69,6 +69,7 @@ decisions = Table(
     Column("slots", Text, nullable=False),  # JSON: list[Slot]
     Column("context", Text),  # JSON: Context
     Column("regulated", Text),  # JSON: Regulated
+    Column("beside", Text),  # JSON: list[Beside]
     Column("context_vector", LargeBinary),  # float16, little endian: of the context's text
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),

@@ -32,6 +32,7 @@ from rove.ledger.schema import (
     trial_sums,
 )
 from rove.ledger.shown import Shown, shown_by_id, shown_until
+from rove.records import Beside
 
 _encode = msgspec.json.Encoder().encode
 _decode_slots = msgspec.json.Decoder(list[Slot]).decode
@@ -55,6 +56,7 @@ _put_trials = Insertion(trial_sums, "replace")
 _put_state = Insertion(ledger_meta, "replace")
 _put_settlement = Insertion(settlements, "replace")
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
+_NOBODY: Mapping[str, Sequence[Beside]] = MappingProxyType({})
 _activate = (
     update(decisions)
     .where(decisions.c.event_id == bindparam("event"))
@@ -94,10 +96,16 @@ class Transaction:
         return shown_until(self._connection, after_s, until_s)
 
     def add_decisions(
-        self, new: Sequence[Decision], context_vectors: Mapping[str, bytes] = _NOTHING
+        self,
+        new: Sequence[Decision],
+        context_vectors: Mapping[str, bytes] = _NOTHING,
+        beside: Mapping[str, Sequence[Beside]] = _NOBODY,
     ) -> None:
-        """Store decisions, with vectors by event id; `Conflict` if an id is stored."""
-        rows = [_decision_row(one, context_vectors.get(one.event_id)) for one in new]
+        """Store decisions, with vectors and what is beside by id; `Conflict` if an id is stored."""
+        rows = [
+            _decision_row(one, context_vectors.get(one.event_id), beside.get(one.event_id, ()))
+            for one in new
+        ]
         _insert_decisions.run(self._connection, rows)
 
     def add_interactions(self, new: Sequence[StoredInteraction]) -> None:
@@ -195,6 +203,7 @@ def read_decisions(connection: Connection, event_ids: Sequence[str]) -> dict[str
     for part in parts_of(event_ids):
         for row in connection.execute(_select_decisions, {"ids": part}).mappings():
             values: dict[str, Any] = dict(row)
+            del values["beside"]  # for those who evaluate: `Ledger.beside`
             del values["context_vector"]  # for learning alone: `rove.ledger.shown`
             values["seed"] = int(values["seed"])
             values["slots"] = _decode_slots(values["slots"])
@@ -206,8 +215,11 @@ def read_decisions(connection: Connection, event_ids: Sequence[str]) -> dict[str
     return found
 
 
-def _decision_row(decision: Decision, context_vector: bytes | None) -> dict[str, Any]:
+def _decision_row(
+    decision: Decision, context_vector: bytes | None, beside: Sequence[Beside]
+) -> dict[str, Any]:
     row = msgspec.structs.asdict(decision)
+    row["beside"] = _encode(beside).decode() if beside else None
     row["context_vector"] = context_vector
     row["seed"] = str(decision.seed)
     row["slots"] = _encode(decision.slots).decode()

@@ -384,7 +384,9 @@ def test_all_interactions_are_read_from_every_shard(store: StoreSection) -> None
 
 def test_every_field_has_a_column() -> None:
     """A field that is added to a record needs a column, and so a new schema version."""
-    assert set(decisions.columns.keys()) - {"context_vector"} == set(Decision.__struct_fields__)
+    assert set(decisions.columns.keys()) - {"context_vector", "beside"} == set(
+        Decision.__struct_fields__
+    )
     kept = {*Interaction.__struct_fields__, *StoredInteraction.__struct_fields__} - {"interaction"}
     assert set(interactions.columns.keys()) - {"sequence"} == kept
 
