@@ -7,7 +7,8 @@ handlers, so everything else (shards, retries, durability) is as for those.
   features at most once a minute (`serving.actions`): what changes with every call belongs into the
   context.
 - A reward counts as often as it is sent, as there; how several become one is `rewards.aggregation`.
-- Errors are `{"error": {"code", "message"}}`; those of keys and paths are problems, as elsewhere.
+- Errors are `{"error": {"code", "message"}}`; those of keys, paths and of a body that is too large
+  to be read are problems, as elsewhere.
 """
 
 from __future__ import annotations

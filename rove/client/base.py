@@ -20,6 +20,8 @@ CONNECT_S = 2.0
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
 TIMEOUT_HEADER = "x-request-timeout-s"
 """How long this client waits: what the server cannot do by then it need not begin."""
+MAX_TIMEOUT_S = 3600.0
+"""The longest that a server takes."""
 _JSON = "application/json"
 
 
@@ -80,7 +82,7 @@ class BaseClient:
 
 def request_of(step: Send) -> dict[str, Any]:
     """Return the arguments of httpx for a request."""
-    headers = {TIMEOUT_HEADER: f"{step.timeout_s:.3f}"}
+    headers = {TIMEOUT_HEADER: f"{min(max(step.timeout_s, 0.001), MAX_TIMEOUT_S):.3f}"}
     if step.body:
         headers["content-type"] = _JSON
     return {

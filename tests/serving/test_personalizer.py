@@ -381,7 +381,7 @@ def test_odd_bodies_are_answered_in_azures_form(tmp_path: Path) -> None:
                 case = Case(None, "POST", f"{PREFIX}{path}", b"", body, frozenset())
                 answer = await running.ask(case)
                 statuses[answer.status] += 1
-                if answer.status >= 400:
+                if answer.status >= 400 and answer.status != 413:
                     error = msgspec.json.decode(answer.body)["error"]
                     assert set(error) == {"code", "message"} and error["message"], case
         return statuses
