@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def s3() -> Iterator[str]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    httpx.put(f"{endpoint}/bucket").raise_for_status()
+    httpx.put(f"{endpoint}/bucket", timeout=60.0).raise_for_status()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", endpoint)
         environment.setenv("AWS_ACCESS_KEY_ID", "key")
@@ -75,7 +76,12 @@ def write_config(folder: Path) -> Path:
 def stopped_at_a_checkpoint(command: Command, address: str) -> Storage:
     """Kill the command once it has a checkpoint; return where it is."""
     storage = Storage.open(address)
-    command.until(lambda: bool(storage.checkpoints(RUN)))
+
+    def has_one() -> bool:
+        time.sleep(0.2)  # the server is this process
+        return bool(storage.checkpoints(RUN))
+
+    command.until(has_one)
     command.kill()
     return storage
 
