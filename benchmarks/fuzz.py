@@ -377,13 +377,15 @@ class Report(Struct, kw_only=True):
     wrong: list[str]
     memory_mb: list[tuple[int, float]]
     """Resident memory after so many requests."""
+    num_items: int
+    """In the catalogue at the end; some requests put new ones there."""
     duration_s: float
 
 
 async def play(folder: Path, num_requests: int, seed: int) -> Report:
     """Ask `num_requests` requests, some at a time, and judge the answers."""
     source = iter(Requests(np.random.default_rng(seed)))
-    report = Report(statuses=Counter(), wrong=[], memory_mb=[], duration_s=0.0)
+    report = Report(statuses=Counter(), wrong=[], memory_mb=[], num_items=0, duration_s=0.0)
     started = time.perf_counter()
     async with service(folder) as running:
         for first in range(0, num_requests, _AT_ONCE):
@@ -393,6 +395,8 @@ async def play(folder: Path, num_requests: int, seed: int) -> Report:
                 _judge(case, answer, report)
             if first % (num_requests // 20 // _AT_ONCE * _AT_ONCE or _AT_ONCE) == 0:
                 report.memory_mb.append((first, _resident_mb()))
+        state = await running.ask(Case(0, "GET", "/readyz", b"", b"", frozenset({200})))
+        report.num_items = json.loads(state.body)["num_items"]
     report.duration_s = time.perf_counter() - started
     return report
 
@@ -424,6 +428,7 @@ def main() -> None:
     print(f"{options.requests:,} requests in {report.duration_s:.0f} s, seed {options.seed}")
     print("statuses: " + ", ".join(f"{k}: {v:,}" for k, v in sorted(report.statuses.items())))
     print("memory:   " + ", ".join(f"{mb:.0f} MB at {at:,}" for at, mb in report.memory_mb))
+    print(f"items:    {NUM_ITEMS} at first, {report.num_items:,} at the end")
     print(f"wrong:    {len(report.wrong)}")
     for line in report.wrong[:20]:
         print(f"  {line}")
