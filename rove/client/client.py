@@ -171,10 +171,17 @@ class RoveClient(BaseClient):
                 case Together([one]):
                     reply = [self._play(one)]
                 case Together(talks):
-                    reply = list(self._pool.map(self._play, talks))
+                    reply = self._together(talks)
                 case Alone(one):
                     with self._one_at_a_time:
                         reply = self._play(one)
+
+    def _together(self, talks: Sequence[Talk[T]]) -> list[T]:
+        try:
+            futures = [self._pool.submit(self._play, talk) for talk in talks]
+        except RuntimeError:  # at the interpreter's exit no thread is begun any more
+            return [self._play(talk) for talk in talks]
+        return [future.result() for future in futures]
 
     def _send(self, step: Send) -> Answer | Lost:
         try:

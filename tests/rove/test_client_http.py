@@ -6,6 +6,8 @@ import asyncio
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -380,6 +382,31 @@ def test_rejected_rows_are_told_to_who_asked(script: Script, kind: str) -> None:
     assert told == ["no such item"]
     with pytest.raises(Undelivered, match=re.escape("no such item")):
         run(script, record(kind, 1), kind)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_client_that_nobody_closed_is_closed_at_exit(script: Script, status: int) -> None:
+    """The rows of two shards are sent, or the user is told that they were not."""
+    paths = [f"/shards/{shard}" for shard in range(2)]
+    topology = Topology(num_shards=2, hash=HASH_NAME, epoch=1, paths=paths)
+    script.by_path = {"/v1/topology": (200, {}, msgspec.to_builtins(topology))}
+    script.answers = [(status, {}, stored if status == 200 else PROBLEM)]
+    code = f"""
+from rove.client import RoveClient, interaction
+client = RoveClient("{script.url}", batch_wait_s=60.0)
+for number in range(8):
+    client.record(interaction(f"u{{number}}", "mug", "click", interaction_id=f"i{{number}}"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert sorted(set(script.paths)) == [f"{path}/v1/events" for path in paths] + ["/v1/topology"]
+    rows = [
+        row["interaction_id"]
+        for seen in script.seen
+        if seen.body
+        for row in seen.body["interactions"]
+    ]
+    assert sorted(rows) == [f"i{number}" for number in range(8)]
+    assert ("8 recorded rows were not stored" in done.stderr) == (status == 400)
 
 
 @pytest.mark.parametrize(
