@@ -192,9 +192,12 @@ def user_of_event(event_id: str) -> str:
 
 
 def ranking_of(decision: Decision, actions: Sequence[Action]) -> list[RankedAction]:
-    """Return all actions with the probability that each had of being chosen, the largest first."""
+    """Return all actions with the probability that each had of being chosen, the largest first.
+
+    Where nothing was chosen (an apprentice shows the first action), what is shown was certain.
+    """
     (slot,) = decision.slots
-    ranking = [RankedAction(one.item_id, one.propensity) for one in slot.alternatives or ()]
+    ranking = [RankedAction(one.item_id, one.propensity) for one in slot.alternatives or (slot,)]
     ranked = {one.id for one in ranking}
     return ranking + [RankedAction(one.id, 0.0) for one in actions if one.id not in ranked]
 
@@ -205,6 +208,8 @@ def check_slots(slots: Sequence[SlotBody], action_ids: Set[str]) -> None:
         raise InvalidInput("slots is empty; give at least one", field="slots")
     if len({slot.id for slot in slots}) < len(slots):
         raise InvalidInput("two slots have the same id", field="slots")
+    if len({slot.baseline_action for slot in slots}) < len(slots):
+        raise InvalidInput("two slots have the same baselineAction", field="slots")
     for slot in slots:
         if slot.baseline_action not in action_ids:
             raise InvalidInput(

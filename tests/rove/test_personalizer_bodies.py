@@ -133,6 +133,10 @@ def test_all_actions_are_ranked_excluded_ones_last_with_nothing() -> None:
     }  # fmt: skip
     ranking = ranking_of(decided(slots=[slot]), [Action(one) for one in "xab"])
     assert ranking == [RankedAction("b", 0.75), RankedAction("a", 0.25), RankedAction("x", 0.0)]
+    certain = decided(slots=[{**slot, "propensity": 1.0, "alternatives": None}])
+    assert ranking_of(certain, [Action(one) for one in "ba"]) == [
+        RankedAction("a", 1.0), RankedAction("b", 0.0),
+    ]  # fmt: skip
     answer = RankAnswer(ranking=ranking[:1], event_id="e", reward_action_id="a")
     assert msgspec.json.decode(msgspec.json.encode(answer)) == {
         "ranking": [{"id": "b", "probability": 0.75}], "eventId": "e", "rewardActionId": "a",
@@ -169,6 +173,7 @@ def test_made_ids_are_short_enough_and_differ() -> None:
     [
         ([], "slots is empty"),
         ([slot("s"), slot("s", "b")], "two slots have the same id"),
+        ([slot("s"), slot("t")], "two slots have the same baselineAction"),
         ([slot("s", "z")], "baselineAction 'z' of slot 's' is not among the actions"),
     ],
 )

@@ -288,7 +288,9 @@ def test_what_slots_earn_and_their_activation_go_to_their_decisions() -> None:
         ("/multislot/rank", {**MULTI_SLOT, "actions": ACTIONS[:1]}, 400, "InvalidRankRequest",
          "baselineAction"),
         ("/multislot/rank",
-         {**MULTI_SLOT, "slots": [{**SLOTS[0], "id": f"{n}"} for n in range(3)]}, 400,
+         {**MULTI_SLOT, "slots": [
+             {**SLOTS[0], "id": one["id"], "baselineAction": one["id"]} for one in ACTIONS
+         ]}, 400,
          "InvalidRankRequest", "give more actions"),
         ("/events/e/reward", {"value": "x"}, 400, "InvalidRewardRequest", "Expected `float`"),
         ("/events/e/reward", {"value": 1}, 404, "ResourceNotFound", "there is no decision 'e'"),
