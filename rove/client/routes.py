@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from rove.client.calls import Call
 from rove.event_ids import shard_hint
@@ -18,6 +18,16 @@ from rove.sharding import HASH_NAME, shard_of
 
 _DETOUR_S = 5.0
 """How long a path that failed is left alone; a killed shard is back within a few seconds."""
+
+
+class Way(NamedTuple):
+    """A shard and the prefix of its own routes."""
+
+    shard: int | None
+    prefix: str
+
+
+GATEWAY = Way(None, "")
 
 
 class Routes:
@@ -35,28 +45,26 @@ class Routes:
         """Whether it is time to ask for the topology."""
         return self._look_at_s is not None and self._clock() >= self._look_at_s
 
-    def shard(self, call: Call[Any]) -> int | None:
-        """Return the shard to ask directly; None: the gateway."""
-        topology = self.topology
+    def way(self, call: Call[Any]) -> Way:
+        """Return where to ask: a shard's own path, or `GATEWAY`."""
+        topology = self.topology  # once: another thread may follow a new one meanwhile
         if topology is None:
-            return None
+            return GATEWAY
         owners = {shard_of(user_id, topology.num_shards) for user_id in call.users}
         if not owners and call.event_id is not None:
             hint = shard_hint(call.event_id, topology.num_shards)
             owners = set() if hint is None else {hint}
         if len(owners) != 1:
-            return None
+            return GATEWAY
         (shard,) = owners
-        return None if self._clock() < self._detours.get(shard, 0.0) else shard
+        if self._clock() < self._detours.get(shard, 0.0):
+            return GATEWAY
+        return Way(shard, topology.paths[shard])
 
     def owner(self, user_id: str) -> int | None:
         """Return the shard of a user, if that is known."""
-        return None if self.topology is None else shard_of(user_id, self.topology.num_shards)
-
-    def path(self, shard: int) -> str:
-        """Return the prefix of a shard's own routes."""
-        assert self.topology is not None
-        return self.topology.paths[shard]
+        topology = self.topology
+        return None if topology is None else shard_of(user_id, topology.num_shards)
 
     def adopt(self, topology: Topology) -> bool:
         """Take in a topology; False if it is not a newer one."""

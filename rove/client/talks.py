@@ -25,7 +25,7 @@ from rove.catalogue import Item
 from rove.client import calls
 from rove.client.calls import MAX_ROWS, Call
 from rove.client.errors import ClientError, NoAnswer, Refused, refusal
-from rove.client.routes import Routes
+from rove.client.routes import GATEWAY, Routes
 from rove.client.steps import Alone, Answer, Lost, Send, Talk, Together, Wait
 from rove.event_ids import new_event_id
 from rove.events import Decision, Interaction, Outcome, RankRequest
@@ -118,22 +118,21 @@ class Talks:
             yield from self._look(deadline_s)
         attempts = _Attempts(call, deadline_s)
         while True:
-            shard = None if attempts.by_gateway else self.routes.shard(call)
-            reply = yield self._request(call, shard, attempts)
+            shard, prefix = GATEWAY if attempts.by_gateway else self.routes.way(call)
+            reply = yield self._request(call, prefix, attempts)
             if isinstance(reply, Answer) and self._is_good(reply, shard, attempts):
                 return _read(call, reply)
             again_at_once = yield from self._redirected(reply, shard, attempts)
             if not again_at_once:
                 yield Wait(self._pause_s(reply, shard, attempts))
 
-    def _request(self, call: Call[T], shard: int | None, attempts: _Attempts) -> Send:
+    def _request(self, call: Call[T], prefix: str, attempts: _Attempts) -> Send:
         left_s = max(attempts.deadline_s - self._clock(), _LEAST_S)
-        prefix = "" if shard is None else self.routes.path(shard)
         return Send(
             method=call.method,
             path=prefix + call.path,
             body=call.body,
-            timeout_s=left_s if shard is None else left_s / 2,
+            timeout_s=left_s / 2 if prefix else left_s,
         )
 
     def _is_good(self, answer: Answer, shard: int | None, attempts: _Attempts) -> bool:
