@@ -8,7 +8,7 @@ A fifth of the items, and whatever else has no history, is cold: none of their i
 learnt from. The first 80 % of the visits are the past, the encoder is adapted on it, the model
 learnt from it; every later visit is then ranked for, without learning from the others. `overall`
 ranks the whole catalogue for what was new to the user; `cold` ranks all cold items for the cold
-items among it. Vectors are kept in a folder: what is there is not adapted again.
+items among it. Differences are from the first of `--runs`. Vectors are kept in a folder: what is there is not adapted again.
 """
 
 from __future__ import annotations
@@ -227,9 +227,9 @@ def _label(name: str, factors: int) -> str:
 
 
 def table(
-    data: Data, runs: dict[str, Adapted], factors: Sequence[int], result: Result, frozen: str
+    data: Data, runs: dict[str, Adapted], factors: Sequence[int], result: Result, best: str
 ) -> str:
-    """Return the figures in Markdown; `frozen` is the ranking that the others are compared with."""
+    """Return the figures in Markdown; `best` is the ranking that the others are compared with."""
     cold, overall = result.slice(COLD), result.slice(ALL)
     split = data.split
     lines = [
@@ -239,11 +239,11 @@ def table(
         f"{len(split.past):,} interactions before, {len(overall.rows):,} visits after, "
         f"{len(cold.rows):,} with cold items.",
         "",
-        f"| | cold NDCG@10 | against {frozen} | overall NDCG@10 | against {frozen} |",
+        f"| | cold NDCG@10 | less {best} | overall NDCG@10 | less {best} |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for name in result.answers:
-        cells = [cell for one in (cold, overall) for cell in _cells(result, name, frozen, one)]
+        cells = [cell for one in (cold, overall) for cell in _cells(result, name, best, one)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     adapted = {name: run.facts for name, run in runs.items() if run.facts}
     if adapted:
@@ -255,9 +255,9 @@ def table(
     return "\n".join(lines) + "\n"
 
 
-def _cells(result: Result, name: str, frozen: str, one: Slice) -> tuple[str, str]:
+def _cells(result: Result, name: str, best: str, one: Slice) -> tuple[str, str]:
     found = result.intervals(name, one)[NDCG]
-    gain = result.difference(name, frozen, one, NDCG)
+    gain = result.difference(name, best, one, NDCG)
     own = f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}]"
     return own, f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
 
@@ -294,8 +294,8 @@ def main() -> None:
         folder = options.keep / f"seed {options.seed}"
         runs = {run: kept(data, config, run, folder) for run in (FROZEN, *options.runs)}
         result = ranked(data, runs, config, options.factors, options.peers)
-        frozen = _label(FROZEN, options.factors[0])
-        sections.append(table(data, runs, options.factors, result, frozen))
+        best = _label([*options.runs, FROZEN][0], options.factors[0])
+        sections.append(table(data, runs, options.factors, result, best))
         print(sections[-1], flush=True)
         if options.output:
             options.output.write_text("\n".join(sections), "utf-8")
