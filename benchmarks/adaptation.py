@@ -8,7 +8,8 @@ A fifth of the items, and whatever else has no history, is cold: none of their i
 learnt from. The first 80 % of the visits are the past, the encoder is adapted on it, the model
 learnt from it; every later visit is then ranked for, without learning from the others. `overall`
 ranks the whole catalogue for what was new to the user; `cold` ranks all cold items for the cold
-items among it. Differences are from the first of `--runs`. Vectors are kept in a folder: what is there is not adapted again.
+items among it. Differences are from the first of `--runs`. Vectors are kept in a folder: what is
+there is not adapted again.
 """
 
 from __future__ import annotations
