@@ -48,6 +48,11 @@ class Candidates(Generic[User, Taste]):
     num_slots: int
 
 
+def digest_of_rows(rows: Rows) -> str:
+    """Return a hash of a set of given candidates."""
+    return blake2b(np.sort(rows).tobytes(), digest_size=8).hexdigest()
+
+
 class CandidateFinder(Generic[User, Taste, Part]):
     """Finds candidates for one policy over one index."""
 
@@ -157,7 +162,7 @@ class CandidateFinder(Generic[User, Taste, Part]):
                 index_n = -self._optimistic(mean_n, part, case, rows)
                 top = np.sort(np.argpartition(index_n, size)[:size])
                 rows, mean_n = rows[top], mean_n[top]
-            digest = blake2b(np.sort(wanted).tobytes(), digest_size=8).hexdigest()
+            digest = digest_of_rows(wanted)
         num_slots = min(request.k, num_open)
         if num_slots < request.k and not request.baseline_items:
             raise InvalidInput(

@@ -6,7 +6,8 @@
     rove.slates       slots and propensities
 
 The policy's distribution is exact over the shortlist. Requests that arrive together are scored
-together.
+together. Several policies may decide over one index (`Deciders`), or be asked what they would have
+chosen where another one decided.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Generic
 import numpy as np
 from msgspec import structs
 
-from rove.candidates import CandidateFinder, Candidates, Case
+from rove.candidates import CandidateFinder, Candidates, Case, digest_of_rows
 from rove.choosing import Probabilities
 from rove.config import PolicySection
 from rove.diversity import penalty_of
-from rove.errors import RoveError
+from rove.errors import InvalidInput, RoveError
 from rove.events import Alternative, Explanation, RankRequest, Slot
-from rove.item_index import ItemIndex
+from rove.item_index import ItemIndex, Rows
+from rove.ope.targets import EMPTY, under_policy
 from rove.policies import policy_of
 from rove.scores import Part, Retriever, Scores, Taste, TextVectors, User, Vectors
 from rove.slates import Penalty, fill
@@ -38,6 +40,27 @@ class Choice:
     seed: int
     num_candidates: int
     candidates_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """What a policy would have chosen, and how probable what was shown would have been."""
+
+    slots: list[Slot]
+    shown: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """The slots of a decision that another policy is asked about."""
+
+    slots: list[Slot]
+    is_given: bool
+    """Whether nobody chose them: then all of them could have been chosen otherwise. Else those
+    that filled up a slate where candidates were lacking are the same for every policy."""
+
+
+_MOST_DECIDERS = 64
 
 
 class Decider(Generic[User, Taste, Part]):
@@ -70,13 +93,7 @@ class Decider(Generic[User, Taste, Part]):
 
         `strengths`: of each request's exploring, for a regulated policy.
         """
-        strengths = [1.0] * len(requests) if strengths is None else strengths
-        tastes = self._scorer.tastes(users, requests, vectors, now_s)
-        parts = zip(requests, users, tastes, seeds, strengths, strict=True)
-        cases = [
-            Case(request=request, user=user, taste=taste, seed=seed, strength=strength)
-            for request, user, taste, seed, strength in parts
-        ]
+        cases = self._cases(requests, users, seeds, now_s, vectors, strengths)
         part, found = self.finder.find(cases, vectors)
         batch = [one for one in found if not isinstance(one, RoveError)]
         slates = iter(self._fill(batch, part))
@@ -84,6 +101,127 @@ class Decider(Generic[User, Taste, Part]):
             one if isinstance(one, RoveError) else self._choice(one, next(slates), part)
             for one in found
         ]
+
+    def given(
+        self,
+        requests: Sequence[RankRequest],
+        users: Sequence[User],
+        seeds: Sequence[int],
+        now_s: float,
+        vectors: TextVectors,
+    ) -> list[Choice | RoveError]:
+        """Return the baseline items of each request as they are, at most k, for certain."""
+        part = self._scorer.item_part()
+        return [
+            self._given(case, part)
+            for case in self._cases(requests, users, seeds, now_s, vectors, None)
+        ]
+
+    def opinions(
+        self,
+        requests: Sequence[RankRequest],
+        users: Sequence[User],
+        seeds: Sequence[int],
+        now_s: float,
+        vectors: TextVectors,
+        shown: Sequence[Shown],
+    ) -> list[Opinion | None]:
+        """Return what would have been chosen instead; None where nothing could have been."""
+        cases = self._cases(requests, users, seeds, now_s, vectors, None)
+        part, found = self.finder.find(cases, vectors)
+        able = [number for number, one in enumerate(found) if not isinstance(one, RoveError)]
+        batch = [one for one in found if not isinstance(one, RoveError)]
+        slates = self._fill(batch, part)
+        likelihoods = self._likelihoods(batch, [shown[number] for number in able], part)
+        opinions: list[Opinion | None] = [None] * len(cases)
+        for number, slots, likelihood in zip(able, slates, likelihoods, strict=True):
+            opinions[number] = Opinion(slots=slots, shown=likelihood)
+        return opinions
+
+    def _cases(
+        self,
+        requests: Sequence[RankRequest],
+        users: Sequence[User],
+        seeds: Sequence[int],
+        now_s: float,
+        vectors: TextVectors,
+        strengths: Sequence[float] | None,
+    ) -> list[Case[User, Taste]]:
+        strengths = [1.0] * len(requests) if strengths is None else strengths
+        tastes = self._scorer.tastes(users, requests, vectors, now_s)
+        parts = zip(requests, users, tastes, seeds, strengths, strict=True)
+        return [
+            Case(request=request, user=user, taste=taste, seed=seed, strength=strength)
+            for request, user, taste, seed, strength in parts
+        ]
+
+    def _given(self, case: Case[User, Taste], part: Part) -> Choice | RoveError:
+        try:
+            rows = self._index.rows_of(case.request.baseline_items)
+        except InvalidInput as error:
+            return error
+        return Choice(
+            slots=self._baseline_slots(rows[: case.request.k], 0, case, part),
+            seed=case.seed,
+            num_candidates=len(rows),
+            candidates_digest=digest_of_rows(rows),
+        )
+
+    def _likelihoods(
+        self,
+        batch: Sequence[Candidates[User, Taste]],
+        shown: Sequence[Shown],
+        part: Part,
+    ) -> list[list[float]]:
+        """Return the probability of each slot that was shown, given the slots before."""
+        likelihoods: list[list[float]] = []
+        for one, slate in zip(batch, shown, strict=True):
+            places = self._places(one.rows, slate)
+            known = places.index(None) if None in places else len(places)
+            none = [0.0] * (len(places) - known)
+            if not known or not len(one.rows):
+                likelihoods.append(none)
+                continue
+            mean_1S, deviation_1S = self._scores([one], part)
+            target = under_policy(
+                self._policy,
+                self._scorer.expected(mean_1S) if self._in_rewards else mean_1S,
+                deviation_1S,
+                None,
+                np.array([places[:known]], np.intp),
+                [np.random.Generator(np.random.PCG64(one.case.seed))],
+                max_explore_slots=self._section.max_explore_slots,
+                penalty=self._penalty([one], mean_1S) if known > 1 else None,
+            )
+            likelihoods.append(target.probability_NK[0].tolist() + none)
+        return likelihoods
+
+    def _places(self, rows: Rows, shown: Shown) -> list[int | None]:
+        """Return where what was shown is among candidates; None: not there, EMPTY: not chosen."""
+        place_of = {row: place for place, row in enumerate(rows.tolist())}
+        return [
+            EMPTY
+            if slot.reason == "baseline" and not shown.is_given
+            else place_of.get(row)
+            if (row := self._index.row(slot.item_id)) is not None
+            else None
+            for slot in shown.slots
+        ]
+
+    def _scores(
+        self, group: Sequence[Candidates[User, Taste]], part: Part
+    ) -> tuple[Vectors, Vectors]:
+        """Return means and deviations of requests with as many candidates, (B, S) each."""
+        mean_BS = np.stack([candidates.mean_n for candidates in group])
+        deviation_BS = np.stack(
+            [
+                self._scorer.deviations(part, one.case.user, one.case.taste, one.rows)
+                for one in group
+            ]
+        )
+        if self._section.kind == "regulated":
+            deviation_BS *= np.array([[one.case.strength] for one in group], np.float32)
+        return mean_BS, deviation_BS
 
     def _choice(
         self, candidates: Candidates[User, Taste], slots: list[Slot], part: Part
@@ -112,15 +250,7 @@ class Decider(Generic[User, Taste, Part]):
                 groups.setdefault(shape, []).append(number)
         for (num_slots, _), same in groups.items():
             group = [batch[number] for number in same]
-            mean_BS = np.stack([candidates.mean_n for candidates in group])
-            deviation_BS = np.stack(
-                [
-                    self._scorer.deviations(part, one.case.user, one.case.taste, one.rows)
-                    for one in group
-                ]
-            )
-            if self._section.kind == "regulated":
-                deviation_BS *= np.array([[one.case.strength] for one in group], np.float32)
+            mean_BS, deviation_BS = self._scores(group, part)
             filled = fill(
                 self._policy,
                 self._scorer.expected(mean_BS) if self._in_rewards else mean_BS,
@@ -207,10 +337,15 @@ class Decider(Generic[User, Taste, Part]):
         unused = [item_id for item_id in request.baseline_items if item_id not in shown]
         rows = self._index.rows_of(unused)
         rows = rows[~np.isin(rows, self.finder.closed(case))][: request.k - len(slots)]
+        return slots + self._baseline_slots(rows, len(slots), case, part)
+
+    def _baseline_slots(
+        self, rows: Rows, first: int, case: Case[User, Taste], part: Part
+    ) -> list[Slot]:
         scores = self._scorer.expected(self._scorer.means(part, case.taste, rows)).tolist()
-        return slots + [
+        return [
             Slot(
-                slot=len(slots) + offset,
+                slot=first + offset,
                 item_id=self._index.ids[row],
                 score=score,
                 propensity=1.0,
@@ -218,3 +353,28 @@ class Decider(Generic[User, Taste, Part]):
             )
             for offset, (row, score) in enumerate(zip(rows.tolist(), scores, strict=True))
         ]
+
+
+class Deciders(Generic[User, Taste, Part]):
+    """The deciders of all policies over one index, with the users they decide for."""
+
+    def __init__(
+        self,
+        index: ItemIndex,
+        scorer: Scores[User, Taste, Part],
+        retriever: Retriever[User, Taste] | None = None,
+    ) -> None:
+        self._index = index
+        self._scorer = scorer
+        self._retriever = retriever
+        self._made: dict[PolicySection, Decider[User, Taste, Part]] = {}
+
+    def of(self, section: PolicySection) -> Decider[User, Taste, Part]:
+        """Return the decider of a policy."""
+        decider = self._made.get(section)
+        if decider is None:
+            if len(self._made) >= _MOST_DECIDERS:
+                self._made.clear()
+            decider = Decider(section, self._index, self._scorer, self._retriever)
+            self._made[section] = decider
+        return decider

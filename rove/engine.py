@@ -17,7 +17,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from hashlib import blake2b
 from typing import Self
 from uuid import uuid4
 
@@ -26,7 +25,6 @@ from msgspec import structs
 from rove.attribution import attribution
 from rove.catalogue import Item
 from rove.config import Config
-from rove.deciding import Choice
 from rove.errors import Conflict, InvalidInput, NotFound, ReleaseError, RoveError, shown
 from rove.events import (
     Context,
@@ -34,14 +32,15 @@ from rove.events import (
     Interaction,
     Outcome,
     RankRequest,
-    Regulated,
     Status,
     check_id,
     check_interaction,
 )
 from rove.ledger.items import ItemStore
 from rove.ledger.ledger import Ledger, StoredInteraction
-from rove.records import DecisionRecord, Erasure, UserProfile
+from rove.modes import Agreements, decide
+from rove.policy_store import PolicyStore
+from rove.records import Beside, DecisionRecord, Erasure, PolicyState, UserProfile
 from rove.refit import refit
 from rove.regulating import Regulation
 from rove.release import Release, current, latest
@@ -50,6 +49,7 @@ from rove.rewards import RewardMap
 from rove.scores import TextVectors
 from rove.shown.contexts import check_context, text_of
 from rove.shown.view import ShownView
+from rove.traffic import Play
 from rove.users import is_observation
 from rove.view import View
 
@@ -69,9 +69,8 @@ class Engine:
         self._store = store
         self._clock = clock
         self._rewards = RewardMap.from_config(config.rewards)
-        self._policy_version = blake2b(
-            config.policy.model_dump_json().encode(), digest_size=4
-        ).hexdigest()
+        self.policies = PolicyStore(config, store)
+        self._agreements = Agreements(ledger)
         self._regulation: Regulation | None = None
         if config.policy.kind == "regulated":
             self._regulation = Regulation(config.policy.regulation, self._rewards, ledger)
@@ -138,8 +137,8 @@ class Engine:
                 repeated.append((number, event_id))
             else:
                 fresh[event_id] = number
-        decisions = self._decide(requests, digests, fresh, vectors or {}, results)
-        before = self._store_new(decisions, vectors or {})
+        decisions, beside = self._decide(requests, digests, fresh, vectors or {}, results)
+        before = self._store_new(decisions, beside, vectors or {})
         # What cannot be decided any more may have been decided before.
         before |= self._ledger.decisions([e for e in fresh if e not in decisions])
         repeated += [(fresh[event_id], event_id) for event_id in before]
@@ -206,7 +205,12 @@ class Engine:
             outcome="rewarded" if rewards else "expired" if expired else "pending",
             rewards=rewards,
             default_reward=self._rewards.default if counts else None,
+            beside=self._ledger.beside(event_id),
         )
+
+    def policy_states(self) -> list[PolicyState]:
+        """Return all policies, with how this shard's decisions agree with those beside them."""
+        return self.policies.states(self._agreements.of)
 
     def item(self, item_id: str) -> Item:
         """Return an item that can be shown."""
@@ -233,7 +237,8 @@ class Engine:
         )
 
     def sync(self) -> None:
-        """Follow the catalogue, the other shards' item statistics, and the release in service."""
+        """Follow the catalogue, the policies, the other shards, and the release in service."""
+        self.policies.follow()
         self.view.sync(self._clock())
         if self._regulation is not None:
             self._regulation.sync(self._clock())
@@ -271,10 +276,6 @@ class Engine:
                 check_id(value, name)
         if request.k < 1:
             raise InvalidInput(f"k must be at least 1, got {request.k}", field="k")
-        if request.policy not in (None, self._config.name):
-            raise NotFound(
-                f"there is no policy {shown(request.policy)}; the one here is {self._config.name}"
-            )
 
     def _decide(
         self,
@@ -283,45 +284,58 @@ class Engine:
         fresh: Mapping[str, int],
         vectors: TextVectors,
         results: list[Decision | RoveError | None],
-    ) -> dict[str, Decision]:
-        """Decide the requests of `fresh` (event id -> number) and fill in their results."""
+    ) -> tuple[dict[str, Decision], dict[str, list[Beside]]]:
+        """Decide the requests of `fresh` (event id -> number) and fill in their results.
+
+        Return the decisions, and what others would have chosen, by event id.
+        """
         now = self._clock()
-        wanted = [requests[number] for number in fresh.values()]
-        seeds = [seed_of(event_id) for event_id in fresh]
-        regulated: Sequence[Regulated | None] = [None] * len(wanted)
-        strengths = None
-        if self._regulation is not None:
-            chosen = self._regulation.choose(wanted, now)
-            regulated, strengths = chosen, [one.strength for one in chosen]
-        choices = self.view.decide(wanted, seeds, vectors, strengths)
+        plays: dict[str, Play] = {}
+        for event_id, number in fresh.items():
+            try:
+                plays[event_id] = self.policies.traffic.play(requests[number])
+            except RoveError as error:
+                results[number] = error
+        wanted = [requests[fresh[event_id]] for event_id in plays]
+        seeds = [seed_of(event_id) for event_id in plays]
+        regulated = self._regulation.choose(wanted, now) if self._regulation else None
+        strengths = [one.strength for one in regulated] if regulated else None
+        made = decide(self.view, list(plays.values()), wanted, seeds, vectors, strengths)
         decisions: dict[str, Decision] = {}
-        made = zip(fresh.items(), choices, regulated, strict=True)
-        for (event_id, number), choice, strength in made:
-            if isinstance(choice, Choice):
-                request = requests[number]
-                decisions[event_id] = results[number] = Decision(
-                    event_id=event_id,
-                    user_id=request.user_id,
-                    policy=self._config.name,
-                    policy_version=self._policy_version,
-                    release=self.release_id,
-                    seed=choice.seed,
-                    request_digest=digests[number],
-                    candidates_digest=choice.candidates_digest,
-                    num_candidates=choice.num_candidates,
-                    slots=choice.slots,
-                    context=request.context,
-                    regulated=strength,
-                    created_at=now,
-                    expires_at=now + self._rewards.wait_s,
-                    activated_at=None if request.defer_activation else now,
-                )
-            else:
-                results[number] = choice
-        return decisions
+        beside: dict[str, list[Beside]] = {}
+        for place, ((event_id, play), decided) in enumerate(zip(plays.items(), made, strict=True)):
+            number = fresh[event_id]
+            if isinstance(decided, RoveError):
+                results[number] = decided
+                continue
+            request, choice = requests[number], decided.choice
+            is_regulated = play.section is not None and play.section.kind == "regulated"
+            decisions[event_id] = results[number] = Decision(
+                event_id=event_id,
+                user_id=request.user_id,
+                policy=play.name,
+                policy_version=play.version,
+                release=self.release_id,
+                seed=choice.seed,
+                request_digest=digests[number],
+                candidates_digest=choice.candidates_digest,
+                num_candidates=choice.num_candidates,
+                slots=choice.slots,
+                context=request.context,
+                regulated=regulated[place] if regulated and is_regulated else None,
+                created_at=now,
+                expires_at=now + self._rewards.wait_s,
+                activated_at=None if request.defer_activation else now,
+            )
+            if decided.beside:
+                beside[event_id] = decided.beside
+        return decisions, beside
 
     def _store_new(
-        self, decisions: Mapping[str, Decision], vectors: TextVectors
+        self,
+        decisions: Mapping[str, Decision],
+        beside: Mapping[str, list[Beside]],
+        vectors: TextVectors,
     ) -> dict[str, Decision]:
         """Store decisions; return those whose ids are stored already, as they were stored.
 
@@ -335,15 +349,28 @@ class Engine:
             if (text := self._text_of(decision.context)) in vectors and text is not None
         }
         try:
-            with self._ledger.transaction() as transaction:
-                transaction.add_decisions(list(decisions.values()), read)
+            self._add(decisions, read, beside)
         except Conflict:
             before = self._ledger.decisions(list(decisions))
-            with self._ledger.transaction() as transaction:
-                new = [d for e, d in decisions.items() if e not in before]
-                transaction.add_decisions(new, read)
+            self._add(
+                {event_id: one for event_id, one in decisions.items() if event_id not in before},
+                read,
+                {event_id: one for event_id, one in beside.items() if event_id not in before},
+            )
             return before
         return {}
+
+    def _add(
+        self,
+        decisions: Mapping[str, Decision],
+        read: Mapping[str, bytes],
+        beside: Mapping[str, list[Beside]],
+    ) -> None:
+        slots = {event_id: decisions[event_id].slots for event_id in beside}
+        with self._ledger.transaction() as transaction:
+            transaction.add_decisions(list(decisions.values()), read, beside)
+            counted = self._agreements.prepare(transaction, slots, beside)
+        self._agreements.commit(counted)
 
     def _complete(self, interaction: Interaction) -> Interaction:
         """Return the interaction with its time filled in, or say why it cannot be stored."""

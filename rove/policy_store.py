@@ -23,6 +23,7 @@ from msgspec import Struct, structs
 from rove.config import Config, PolicyFile, PolicySection
 from rove.errors import Conflict, InvalidInput, shown
 from rove.ledger.items import ItemStore
+from rove.records import Agreement, PolicyState
 from rove.traffic import BASELINE, Mode, Policy, Traffic
 
 MOST_CHANGES = 100
@@ -83,10 +84,31 @@ class PolicyStore:
         self.traffic, self.document, self._text = self._resolved(document), document, text
         return True
 
-    def state(self, name: str) -> State | None:
-        """Return the latest change of a policy; None for one as it is configured."""
-        changes = self.document.policies[name].changes if name in self.document.policies else []
-        return changes[-1] if changes else None
+    def states(
+        self, agreement: Callable[[Policy], Agreement | None] = lambda policy: None
+    ) -> list[PolicyState]:
+        """Return all policies, the default first."""
+        traffic = self.traffic
+        names = sorted(traffic.policies, key=lambda name: (name != traffic.default.name, name))
+        return [self._state(traffic.policies[name], agreement) for name in names]
+
+    def _state(
+        self, policy: Policy, agreement: Callable[[Policy], Agreement | None]
+    ) -> PolicyState:
+        known = self.document.policies.get(policy.name)
+        changes = known.changes if known is not None else []
+        is_default = policy is self.traffic.default
+        return PolicyState(
+            name=policy.name,
+            version=policy.version,
+            policy=policy.section.model_dump(mode="json"),
+            mode=policy.mode,
+            share=self.traffic.share_of(policy.name),
+            default=is_default,
+            changed_at=changes[-1].changed_at if changes else None,
+            num_changes=len(changes) if policy.name == self._config.name else len(changes) - 1,
+            agreement=agreement(policy),
+        )
 
     def put(self, name: str, file: PolicyFile, now_s: float) -> None:
         """Store a policy's new version."""

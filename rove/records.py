@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -20,6 +20,40 @@ class Beside(Struct, frozen=True, kw_only=True):
     shown: list[float]
     """Per slot that was shown, the probability with which this policy would have chosen its item,
     given the slots before; 0 from the first on that it would not have looked at."""
+
+
+class Agreement(Struct, frozen=True, kw_only=True):
+    """How often a policy that was asked beside decisions would have chosen what was shown."""
+
+    num_decisions: int
+    num_slots: int
+    num_same_first: int
+    """Decisions whose first slot would have been the same."""
+    num_same_slots: int
+    """Slots that would have had the same item."""
+    expected_first: float
+    """Sum of the probabilities with which it would have chosen what the first slots showed."""
+
+
+class PolicyState(Struct, frozen=True, kw_only=True):
+    """A policy as it is in force."""
+
+    name: str
+    version: str
+    """A number for what was put; a hash of the settings for what the configuration describes."""
+    policy: dict[str, Any]
+    """Settings, as in the `policy:` section of the configuration."""
+    mode: Literal["online", "apprentice", "shadow", "logging_only"]
+    share: float
+    """Of the users: those it decides for, or of a shadow those it is asked for."""
+    default: bool
+    """Whether it has the users that the others' shares leave."""
+    changed_at: float | None = None
+    """null: it is as it was configured."""
+    num_changes: int = 0
+    """How often it can be rolled back."""
+    agreement: Agreement | None = None
+    """Of the decisions that this version was asked beside; null in the answer to a change."""
 
 
 class DecisionRecord(Struct, frozen=True, kw_only=True):

@@ -80,6 +80,11 @@ class Traffic:
             raise NotFound(f"there is no policy {shown(name)}; there are {known}")
         return found
 
+    def share_of(self, name: str) -> float:
+        """Return the share of the users that a policy has; of a shadow, that it is asked for."""
+        policy = self.find(name)
+        return self._shares.get(name, policy.share if policy.mode == "shadow" else 0.0)
+
     def dealt_to(self, user_id: str) -> Policy:
         """Return the policy whose share a user is in."""
         if len(self._shares) == 1:

@@ -19,8 +19,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from rove.config import Config
-from rove.deciding import Choice, Decider
+from rove.config import Config, PolicySection
+from rove.deciding import Choice, Decider, Deciders, Opinion, Shown
 from rove.errors import RoveError
 from rove.events import RankRequest
 from rove.item_index import ItemIndex
@@ -76,9 +76,8 @@ class View:
         )
         self.scorer = Scorer(model, release.items, self.index, self.means)
         retriever = shortlister_of(self.index, self.scorer)
-        self.decider: Decider[User, Taste, Part] = Decider(
-            config.policy, self.index, self.scorer, retriever
-        )
+        self.deciders: Deciders[User, Taste, Part] = Deciders(self.index, self.scorer, retriever)
+        self.decider: Decider[User, Taste, Part] = self.deciders.of(config.policy)
         max_bytes = int(config.serving.user_cache_mb * _MEGABYTE)
         self.users: UserCache[User] = UserCache(max_bytes, self.build_user)
         own = ledger.statistics(release.id)
@@ -111,11 +110,35 @@ class View:
         requests: Sequence[RankRequest],
         seeds: Sequence[int],
         vectors: TextVectors,
-        strengths: Sequence[float] | None = None,
+        strengths: Sequence[float] | None,
+        policy: PolicySection,
     ) -> list[Choice | RoveError]:
-        """Return a choice, or what is wrong with it, for each request."""
-        users = [self.users.get(request.user_id) for request in requests]
-        return self.decider.decide(requests, users, seeds, self.now_s, vectors, strengths)
+        """Return a policy's choice, or what is wrong with it, for each request."""
+        users = self._users(requests)
+        decider = self.deciders.of(policy)
+        return decider.decide(requests, users, seeds, self.now_s, vectors, strengths)
+
+    def given(
+        self, requests: Sequence[RankRequest], seeds: Sequence[int], vectors: TextVectors
+    ) -> list[Choice | RoveError]:
+        """Return the baseline items of each request as they are."""
+        return self.decider.given(requests, self._users(requests), seeds, self.now_s, vectors)
+
+    def opinions(
+        self,
+        requests: Sequence[RankRequest],
+        seeds: Sequence[int],
+        vectors: TextVectors,
+        policy: PolicySection,
+        shown: Sequence[Shown],
+    ) -> list[Opinion | None]:
+        """Return what a policy would have chosen where others did."""
+        users = self._users(requests)
+        decider = self.deciders.of(policy)
+        return decider.opinions(requests, users, seeds, self.now_s, vectors, shown)
+
+    def _users(self, requests: Sequence[RankRequest]) -> list[User]:
+        return [self.users.get(request.user_id) for request in requests]
 
     def prepare(
         self,

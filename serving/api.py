@@ -23,13 +23,17 @@ from rove.messages import (
     Topology,
     UserReference,
 )
-from rove.records import DecisionRecord, Erasure, UserProfile
+from rove.records import DecisionRecord, Erasure, PolicyState, UserProfile
 from serving.access import Access
 from serving.schemas import (
     Embeddings,
     EmbeddingsRequest,
     Health,
     ItemFields,
+    Policies,
+    PolicyFields,
+    Releases,
+    ReleaseState,
 )
 
 USER_QUERY = "user_id"
@@ -108,7 +112,7 @@ ACTIVATE = Endpoint(
     body_required=False,
     answer=Decision,
     query=(USER_QUERY,),
-    problems=(400, 404, 413, 421, 429, 503),
+    problems=(400, 404, 409, 413, 421, 429, 503),
     on_shard=True,
 )
 DECISION = Endpoint(
@@ -209,6 +213,82 @@ TOPOLOGY = Endpoint(
     answer=Topology,
     on_shard=True,
 )
+GET_POLICIES = Endpoint(
+    name="get_policies",
+    method="GET",
+    path="/v1/policies",
+    access="read",
+    tag="policies",
+    summary="All policies: settings, mode, share, and how those that watch agree.",
+    answer=Policies,
+    problems=(429, 503),
+)
+GET_POLICY = Endpoint(
+    name="get_policy",
+    method="GET",
+    path="/v1/policies/{name}",
+    access="read",
+    tag="policies",
+    summary="One policy.",
+    answer=PolicyState,
+    problems=(404, 429, 503),
+)
+PUT_POLICY = Endpoint(
+    name="put_policy",
+    method="PUT",
+    path="/v1/policies/{name}",
+    tag="policies",
+    summary="Store a new version of a policy, with its mode and share; every shard follows.",
+    body=PolicyFields,
+    answer=PolicyState,
+    problems=(400, 409, 413, 429, 503),
+)
+PROMOTE_POLICY = Endpoint(
+    name="promote_policy",
+    method="POST",
+    path="/v1/policies/{name}:promote",
+    tag="policies",
+    summary="Make a policy the default: online, with the users that the others' shares leave.",
+    answer=PolicyState,
+    problems=(404, 409, 429, 503),
+)
+ROLL_BACK_POLICY = Endpoint(
+    name="roll_back_policy",
+    method="POST",
+    path="/v1/policies/{name}:rollback",
+    tag="policies",
+    summary="Take back the latest change of a policy, put or promotion.",
+    answer=PolicyState,
+    problems=(404, 409, 429, 503),
+)
+GET_RELEASES = Endpoint(
+    name="get_releases",
+    method="GET",
+    path="/v1/releases",
+    access="read",
+    tag="releases",
+    summary="All releases, and which is in service.",
+    answer=Releases,
+    problems=(404, 429, 503),
+)
+PROMOTE_RELEASE = Endpoint(
+    name="promote_release",
+    method="POST",
+    path="/v1/releases/{release_id}:promote",
+    tag="releases",
+    summary="Put a release into service; every shard follows, no request fails.",
+    answer=ReleaseState,
+    problems=(404, 409, 429, 503),
+)
+ROLL_BACK_RELEASE = Endpoint(
+    name="roll_back_release",
+    method="POST",
+    path="/v1/releases/{release_id}:rollback",
+    tag="releases",
+    summary="Take the release in service out of it again; answers with the one before it.",
+    answer=ReleaseState,
+    problems=(404, 409, 429, 503),
+)
 HEALTH = Endpoint(
     name="health",
     method="GET",
@@ -239,13 +319,29 @@ SHARD_READY = Endpoint(
     answer=ShardState,
     problems=(503,),
 )
+SHARD_POLICIES = Endpoint(
+    name="shard_policies",
+    method="GET",
+    path="/v1/policies",
+    access="read",
+    tag="policies",
+    summary="All policies, and how those that watch agree with this shard's decisions.",
+    answer=Policies,
+    problems=(429, 503),
+)
 
 ENDPOINTS = (
     RANK, EVENTS, REWARD, ACTIVATE, DECISION,
     GET_ITEM, PUT_ITEM, DELETE_ITEM, PUT_ITEMS,
+    GET_POLICIES, GET_POLICY, PUT_POLICY, PROMOTE_POLICY, ROLL_BACK_POLICY,
+    GET_RELEASES, PROMOTE_RELEASE, ROLL_BACK_RELEASE,
     GET_USER, DELETE_USER, EMBEDDINGS, TOPOLOGY, HEALTH, READY,
 )  # fmt: skip
 """What the gateway serves."""
 
-SHARD_ENDPOINTS = (*(endpoint for endpoint in ENDPOINTS if endpoint.on_shard), SHARD_READY)
+SHARD_ENDPOINTS = (
+    *(endpoint for endpoint in ENDPOINTS if endpoint.on_shard),
+    SHARD_READY,
+    SHARD_POLICIES,
+)
 """What a shard serves, below its own prefix."""

@@ -50,12 +50,12 @@ class CatalogueWriter:
         if not items:
             return
         encoded = await self._encoder.encode([item.text for item in items])
-        await self._on_thread(lambda store: store.put(items, encoded.vectors, encoded.encoder))
+        await self.on_store(lambda store: store.put(items, encoded.vectors, encoded.encoder))
         await self._sync()
 
     async def delete(self, item_id: str) -> None:
         """Take an item out of the catalogue."""
-        await self._on_thread(lambda store: store.delete([item_id]))
+        await self.on_store(lambda store: store.delete([item_id]))
         await self._sync()
 
     def close(self) -> None:
@@ -64,7 +64,9 @@ class CatalogueWriter:
             self._thread.submit(self._store.close).result()
         self._thread.shutdown()
 
-    async def _on_thread(self, function: Callable[[ItemStore], T]) -> T:
+    async def on_store(self, function: Callable[[ItemStore], T]) -> T:
+        """Return `function(store)`, called on the store's thread."""
+
         def run() -> T:
             if self._store is None:
                 self._store = ItemStore.open(self._section)

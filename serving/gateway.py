@@ -34,7 +34,9 @@ from serving.encoder import EncoderClient
 from serving.handles import RemoteApp
 from serving.http import MSGPACK, App, Request, Response, Router, decoder
 from serving.personalizer import PersonalizerApi
+from serving.policies import PolicyApi
 from serving.problems import Unavailable
+from serving.releases import ReleaseApi
 from serving.routing import (
     MANY_PATH,
     SHARD_DEPLOYMENT,
@@ -264,6 +266,8 @@ class _Gateway:
         parts = (
             gateway,
             CatalogueApi(self._writer, gateway.get_item, serving.max_events),
+            PolicyApi(tree, self._writer.on_store, [one.send for one in channels], self._sync),
+            ReleaseApi(tree.releases.path, self._sync),
             EmbeddingsApi(encoder, serving.max_events),
         )
         self._router = Router()

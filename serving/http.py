@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -50,6 +51,7 @@ MSGPACK = "application/msgpack"
 NO_CONTENT = 204
 TIMEOUT_HEADER = "x-request-timeout-s"
 _HEADERS = (TIMEOUT_HEADER.encode(), b"authorization", b"ocp-apim-subscription-key")
+_VARIABLE = re.compile(r"\{\w+\}")
 _MAX_TIMEOUT_S = 3600.0
 _TOO_LONG = f"of length <= {MAX_TEXT_LENGTH}"
 
@@ -146,18 +148,22 @@ class Router:
         self._variable: dict[int, list[tuple[tuple[str, ...], dict[str, _Route]]]] = {}
 
     def add(self, method: str, path: str, handler: Handler, access: Access = "admin") -> None:
-        """Serve `method path` with `handler`; `{name}` stands for one variable part."""
+        """Serve `method path` with `handler`; `{name}` stands for one variable part.
+
+        `{name}:verb` stands for one that ends so, and goes before `{name}`.
+        """
         route = _Route(handler, access)
         if "{" not in path:
             self._fixed.setdefault(path, {})[method] = route
             return
-        parts = tuple("" if part.startswith("{") else part for part in path.split("/")[1:])
+        parts = tuple(_VARIABLE.sub("", part) for part in path.split("/")[1:])
         patterns = self._variable.setdefault(len(parts), [])
         for known, methods in patterns:
             if known == parts:
                 methods[method] = route
                 return
-        patterns.append((parts, {method: route}))
+        place = 0 if any(part.startswith(":") for part in parts) else len(patterns)
+        patterns.insert(place, (parts, {method: route}))
 
     def access(self, request: Request) -> Access:
         """Return who may make the request; any key may learn that a path does not exist."""
@@ -189,10 +195,22 @@ class Router:
         parts = request.path.split("/")[1:]
         for pattern, methods in self._variable.get(len(parts), ()):
             pairs = list(zip(pattern, parts, strict=True))
-            if all(part == fixed if fixed else part for fixed, part in pairs):
-                request.params = tuple(part for fixed, part in pairs if not fixed)
+            if all(_matches(fixed, part) for fixed, part in pairs):
+                request.params = tuple(
+                    part.removesuffix(fixed) for fixed, part in pairs if _is_variable(fixed)
+                )
                 return methods
         return None
+
+
+def _is_variable(fixed: str) -> bool:
+    return not fixed or fixed[0] == ":"
+
+
+def _matches(fixed: str, part: str) -> bool:
+    if not _is_variable(fixed):
+        return part == fixed
+    return part.endswith(fixed) and len(part) > len(fixed)
 
 
 def _not_allowed(request: Request, allowed: Sequence[str]) -> Response:

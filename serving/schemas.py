@@ -5,11 +5,12 @@ The same types decode the bodies and make the OpenAPI document, so the document 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
 from rove.events import Id, Text
+from rove.records import PolicyState
 
 Tag = Annotated[str, Meta(max_length=256)]
 
@@ -35,6 +36,44 @@ class RawItemBatch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """`ItemBatch` with its rows not yet decoded."""
 
     items: list[Raw]
+
+
+class PolicyFields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A policy; JSON, or a policy file as it is (YAML)."""
+
+    policy: dict[str, Any]
+    """Settings as in the `policy:` section of the configuration: kind and its dials."""
+    mode: Literal["online", "apprentice", "shadow", "logging_only"] = "online"
+    """online: decides. apprentice: the baseline is shown, and what it would have chosen is kept.
+    shadow: the same, beside whatever decides. logging_only: the request's baseline items are shown
+    as they are, and learnt from."""
+    share: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Of the users: those it decides for (0 when absent), or of a shadow those it is asked for (1
+    when absent). Left out for the default, which has the users that are left."""
+
+
+class Policies(Struct, frozen=True, kw_only=True):
+    """All policies, the default first."""
+
+    policies: list[PolicyState]
+
+
+class ReleaseState(Struct, frozen=True, kw_only=True):
+    """One release."""
+
+    id: str
+    created_at: str
+    encoder: str
+    """Digest of the language model that its items were read with."""
+    num_items: int
+    in_service: bool
+    metrics: dict[str, Any]
+
+
+class Releases(Struct, frozen=True, kw_only=True):
+    """All releases, the newest first."""
+
+    releases: list[ReleaseState]
 
 
 class Health(Struct, frozen=True, kw_only=True):

@@ -40,7 +40,7 @@ from serving.routing import (
     topology,
 )
 from serving.rows import read_events, read_interaction
-from serving.schemas import Health
+from serving.schemas import Health, Policies
 from serving.turns import EngineTurns, Limits
 
 logger = logging.getLogger(__name__)
@@ -154,6 +154,11 @@ class ShardApi:
         (user_id,) = request.params
         self._check_owner(user_id)
         return Response(200, _encode(await self._turns.call(lambda e: e.erase(user_id))))
+
+    async def shard_policies(self, request: Request) -> Response:
+        """Return all policies, with how this shard's decisions agree with them."""
+        states = await self._turns.call(lambda engine: engine.policy_states())
+        return Response(200, _encode(Policies(policies=states)))
 
     async def topology(self, request: Request) -> Response:
         """Return which shard owns which user."""

@@ -16,8 +16,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from rove.config import Config
-from rove.deciding import Choice, Decider
+from rove.config import Config, PolicySection
+from rove.deciding import Choice, Decider, Deciders, Opinion
+from rove.deciding import Shown as ShownSlots
 from rove.errors import RoveError
 from rove.events import RankRequest
 from rove.item_index import ItemIndex
@@ -86,9 +87,8 @@ class ShownView:
         counted = TrialSums(item_ids=[], sums_nV=own.sums_nV[:0])
         self.items = ItemPosterior(model, self.index, own if is_whole else counted)
         self.scorer = ShownScorer(model, self.items, self.index, ledger, self._rewards)
-        self.decider: Decider[ShownUser, ShownTaste, None] = Decider(
-            config.policy, self.index, self.scorer
-        )
+        self.deciders: Deciders[ShownUser, ShownTaste, None] = Deciders(self.index, self.scorer)
+        self.decider: Decider[ShownUser, ShownTaste, None] = self.deciders.of(config.policy)
         max_bytes = int(config.serving.user_cache_mb * _MEGABYTE)
         self.users: UserCache[ShownUser] = UserCache(max_bytes, self.build_user)
         settled_s = ledger.settled_until(release.id) if is_whole else None
@@ -123,11 +123,35 @@ class ShownView:
         requests: Sequence[RankRequest],
         seeds: Sequence[int],
         vectors: TextVectors,
-        strengths: Sequence[float] | None = None,
+        strengths: Sequence[float] | None,
+        policy: PolicySection,
     ) -> list[Choice | RoveError]:
-        """Return a choice, or what is wrong with it, for each request."""
-        users = [self.users.get(request.user_id) for request in requests]
-        return self.decider.decide(requests, users, seeds, self.now_s, vectors, strengths)
+        """Return a policy's choice, or what is wrong with it, for each request."""
+        users = self._users(requests)
+        decider = self.deciders.of(policy)
+        return decider.decide(requests, users, seeds, self.now_s, vectors, strengths)
+
+    def given(
+        self, requests: Sequence[RankRequest], seeds: Sequence[int], vectors: TextVectors
+    ) -> list[Choice | RoveError]:
+        """Return the baseline items of each request as they are."""
+        return self.decider.given(requests, self._users(requests), seeds, self.now_s, vectors)
+
+    def opinions(
+        self,
+        requests: Sequence[RankRequest],
+        seeds: Sequence[int],
+        vectors: TextVectors,
+        policy: PolicySection,
+        shown: Sequence[ShownSlots],
+    ) -> list[Opinion | None]:
+        """Return what a policy would have chosen where others did."""
+        users = self._users(requests)
+        decider = self.deciders.of(policy)
+        return decider.opinions(requests, users, seeds, self.now_s, vectors, shown)
+
+    def _users(self, requests: Sequence[RankRequest]) -> list[ShownUser]:
+        return [self.users.get(request.user_id) for request in requests]
 
     def prepare(
         self,

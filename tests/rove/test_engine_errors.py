@@ -81,7 +81,7 @@ def test_a_wrong_request_is_refused_and_its_neighbours_are_served(
 def test_another_policy_is_not_found(engine: Engine) -> None:
     error = refusal(engine, request(policy="wild"))
     assert isinstance(error, NotFound)
-    assert str(error) == "there is no policy 'wild'; the one here is shop"
+    assert str(error) == "there is no policy 'wild'; there are shop"
     assert rank(engine, request(policy="shop")).policy == "shop"
 
 
