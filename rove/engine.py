@@ -4,7 +4,8 @@
     rove.ledger    the truth; the view can be built again from it at any time
     rove.release   the model in service
 
-- What a call returns has been committed; if the commit fails, no view has changed.
+- What a call returns has been committed; if the commit fails, no view has changed. If its outcome
+  is not known, the next call builds the views again from what the ledger then has.
 - `rank` sees every interaction that `observe` has returned for.
 - Learning follows event time: the time of a decision is that of the latest reward seen, so history
   can be replayed and a quiet night forgets nothing. Deadlines follow the clock.
@@ -75,6 +76,7 @@ class Engine:
         if config.policy.kind == "regulated":
             self._regulation = Regulation(config.policy.regulation, self._rewards, ledger)
             self._regulation.catch_up(clock())
+        self._num_doubts = 0
         self.view = self._view(latest(config.releases.path))
 
     @classmethod
@@ -121,6 +123,7 @@ class Engine:
         A request whose id was decided before gets that decision again, or a `Conflict` if it asks
         for something else. `vectors` has the encoder's vector of every text in `texts_to_read`.
         """
+        self._settle_doubts()
         results: list[Decision | RoveError | None] = [None] * len(requests)
         digests: dict[int, str] = {}
         for number, request in enumerate(requests):
@@ -149,6 +152,7 @@ class Engine:
 
     def observe(self, interactions: Sequence[Interaction]) -> list[Outcome]:
         """Store interactions, learn from them, and say what became of each."""
+        self._settle_doubts()
         outcomes: list[Outcome | None] = [None] * len(interactions)
         checked: dict[str, tuple[int, Interaction]] = {}
         for number, interaction in enumerate(interactions):
@@ -167,6 +171,7 @@ class Engine:
 
     def activate(self, event_id: str) -> Decision:
         """Activate a deferred decision, in time; an active one stays as it is."""
+        self._settle_doubts()
         decision = self._decision(event_id)
         if decision.activated_at is not None:
             return decision
@@ -218,6 +223,7 @@ class Engine:
 
     def user(self, user_id: str) -> UserProfile:
         """Return what is stored of a user and what was learnt from it."""
+        self._settle_doubts()
         history = self._ledger.history(user_id)
         if len(history) == 0:
             raise NotFound(f"nothing is stored of user {shown(user_id)}")
@@ -238,6 +244,8 @@ class Engine:
 
     def sync(self) -> None:
         """Follow the catalogue, the policies, the other shards, and the release in service."""
+        self._ledger.renew()
+        self._settle_doubts()
         self.policies.follow()
         self.view.sync(self._clock())
         if self._regulation is not None:
@@ -264,6 +272,13 @@ class Engine:
     def _view(self, release: Release) -> View | ShownView:
         made = ShownView if self._config.feedback == "shown" else View
         return made(self._config, release, self._ledger, self._store)
+
+    def _settle_doubts(self) -> None:
+        """Build the view again if a transaction may have been stored that it does not know of."""
+        num_doubts = self._ledger.num_doubts
+        if num_doubts != self._num_doubts:
+            self.view = self._view(self.view.release)
+            self._num_doubts = num_doubts
 
     def _text_of(self, context: Context | None) -> str | None:
         return text_of(context) if self._config.feedback == "shown" else None

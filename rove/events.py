@@ -225,7 +225,9 @@ def check_interaction(interaction: Interaction) -> None:
 
 
 def check_text(value: str, name: str) -> None:
-    """Raise `InvalidInput` unless `value` can be written as UTF-8."""
+    """Raise `InvalidInput` unless `value` can be stored: UTF-8 without NUL."""
+    if "\0" in value:
+        raise InvalidInput(f"{name} must not contain NUL characters; leave them out", field=name)
     try:
         value.encode()
     except UnicodeEncodeError as error:

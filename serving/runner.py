@@ -84,6 +84,7 @@ def running(
         on_start()
         if address is not None:
             _check_cluster()
+            check_nodes(config, _num_nodes())
         serve.start(http_options={"host": serving.host, "port": serving.port})
         try:
             serve.run_many(applications)
@@ -162,6 +163,22 @@ def _check_cluster() -> None:
         raise ConfigError(
             f"the cluster was started without {_HAPROXY}=1; start it with {_HAPROXY}=1 "
             "RAY_SERVE_THROUGHPUT_OPTIMIZED=1 in the environment of `ray start`"
+        )
+
+
+def _num_nodes() -> int:
+    """Return how many of the cluster's nodes run applications."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in nodes)
+
+
+def check_nodes(config: Config, num_nodes: int) -> None:
+    """Refuse a store that only one of the cluster's nodes could reach."""
+    if config.store.is_local and num_nodes > 1:
+        raise ConfigError(
+            f"store.url is {config.store.url}, a folder of one machine, and the cluster has "
+            f"{num_nodes} nodes: shards would find other files wherever they start; "
+            "set store.url to postgresql+psycopg://..."
         )
 
 

@@ -7,8 +7,9 @@ thread while the event loop goes on reading the next ones.
   with one commit; what arrives during a commit goes into the next turn.
 - A rank that nobody waits for any more is left out; interactions are stored all the same.
 - A queue is bounded: beyond it a request is refused with `Overloaded`, never dropped.
-- An engine that fails in a way nobody foresaw is not trusted any more: its turn is answered with
-  the error, and the next turn has a new engine, built from the ledger.
+- An engine that fails in a way nobody foresaw, or that lost its shard to another process, is not
+  trusted any more: its turn is answered with the error, and the next turn has a new engine, built
+  from the ledger (once the shard can be had again).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from rove.errors import Overloaded, RoveError, StoreUnavailable
+from rove.errors import LeaseLost, Overloaded, RoveError, StoreUnavailable
 from rove.events import Decision, Interaction, Outcome, RankRequest
 
 Vector = npt.NDArray[np.float32]
@@ -251,6 +252,10 @@ class EngineTurns(Generic[E]):
     ) -> None:
         try:
             answers += play(self._current())
+        except LeaseLost as error:
+            logger.error("%s", error)
+            answers += [(part.answer, error) for part in waiting]
+            self._discard()
         except RoveError as error:
             answers += [(part.answer, error) for part in waiting]
         except Exception as error:  # the supervisor of the engine: see the module's docstring
@@ -262,6 +267,8 @@ class EngineTurns(Generic[E]):
 def _sync(engine: TurnEngine) -> _Answers:
     try:
         engine.sync()
+    except LeaseLost:
+        raise
     except StoreUnavailable as error:
         logger.warning("not in sync with the other shards: %s", error)
     return []

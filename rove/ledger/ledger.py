@@ -12,7 +12,7 @@
 - Ids are idempotency keys: an id that is stored already is a `Conflict`, so look first.
 - One writer per shard: it has a lease from `open` to `close`, the end of the process, or until
   another took over after it had been silent for `store.lease_s` (then: `LeaseLost`). Others read.
-- Whoever keeps something in memory beside the ledger looks at `in_doubt` before relying on it.
+- Whoever keeps something in memory beside the ledger looks at `num_doubts` before relying on it.
 - A ledger is used by one thread at a time.
 """
 
@@ -121,15 +121,15 @@ class Ledger:
     shard: int
     num_shards: int
 
-    in_doubt: bool
-    """Whether a transaction may have been stored although it raised."""
+    num_doubts: int
+    """How many transactions may have been stored although they raised (`OutcomeUnknown`)."""
 
     def __init__(
         self, section: StoreSection, store: Store, database: Database, shard: int, num_shards: int
     ) -> None:
         self.shard = shard
         self.num_shards = num_shards
-        self.in_doubt = False
+        self.num_doubts = 0
         self._section = section
         self._store = store
         self._database = database
@@ -167,7 +167,7 @@ class Ledger:
                 transaction = Transaction(connection, self._revisions)
                 yield transaction
         except OutcomeUnknown:
-            self.in_doubt = True
+            self.num_doubts += 1
             raise
         due = self._to_scrub and time.monotonic() - self._scrubbed_at >= _SCRUB_RETRY_S
         if transaction.erased or due:

@@ -75,7 +75,7 @@ def load_history(
     table = table.set_column(
         table.schema.get_field_index("interaction_id"), "interaction_id", _ids(table)
     )
-    table = rewarded(table, rewards)
+    table = _without_nul(rewarded(table, rewards))
     users = table["user_id"].combine_chunks().dictionary_encode()
     owners = np.array([shard_of(user, num_shards) for user in users.dictionary.to_pylist()], int)
     owner_of_row = owners[users.indices.to_numpy()] if len(owners) else owners  # (n,)
@@ -147,6 +147,14 @@ def _ids(table: pa.Table) -> pa.Array:
         for kind, number in zip(kinds.tolist(), numbers.tolist(), strict=True)
     ]
     return pc.coalesce(own, pa.array(hashed, pa.string()))
+
+
+def _without_nul(table: pa.Table) -> pa.Table:
+    """Leave NUL characters out of free texts: PostgreSQL stores none. (Ids have none.)"""
+    for name in ("text", "session"):
+        clean = pc.replace_substring(table[name], "\0", "")
+        table = table.set_column(table.schema.get_field_index(name), name, clean)
+    return table
 
 
 def _number_among_equals(kinds: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@
   a server that is killed, or its machine, may lose what was committed in the last three
   `wal_writer_delay` (.6 s). Neither says anything about fsync, which is the server's setting.
 - Deleted rows are left to VACUUM and to the turnover of the write-ahead log.
-- Needs sessions: a pooler between has to be in session mode.
+- Needs PostgreSQL 14 and sessions: a pooler between has to be in session mode.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _alone = text("SELECT pg_advisory_xact_lock(hashtext(:schema), -1)")
 _try_lock = text("SELECT pg_try_advisory_lock(hashtext(:schema), :epoch)")
 _unlock = text("SELECT pg_advisory_unlock(hashtext(:schema), :epoch)")
 _terminate = text(
-    "SELECT pg_terminate_backend(pid) FROM pg_catalog.pg_locks WHERE locktype = 'advisory'"
+    "SELECT pg_terminate_backend(pid, 1000) FROM pg_catalog.pg_locks WHERE locktype = 'advisory'"
     " AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
     " AND classid::bigint = hashtext(:schema)::bigint & 4294967295"
     " AND objid::bigint = :epoch AND objsubid = 2 AND granted AND pid <> pg_backend_pid()"
@@ -299,9 +299,11 @@ class AdvisoryGuard(Guard):
         self._held = {epoch}
 
     def restore(self, connection: Connection) -> None:
-        """Take the lock in a new session."""
+        """Take the lock in a new session; end ours from before, if the server still has it."""
         for epoch in self._held:
-            self._try(connection, epoch)
+            if not self._try(connection, epoch):
+                connection.execute(_terminate, {"schema": self._schema, "epoch": epoch})
+                self._try(connection, epoch)
 
     def release(self) -> None:
         """Leave it to the end of the session."""

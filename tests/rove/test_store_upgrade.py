@@ -55,13 +55,15 @@ def an_old_store(section: StoreSection) -> StoreSection:
 
 
 def age(section: StoreSection, part: str) -> None:
-    """Take from a part what version 3 brought."""
+    """Take from a part what later versions brought."""
     meta = catalogue_meta if part == CATALOGUE else ledger_meta
     with closing(open_store(section)) as store:
         database = store.open(part, "write")
         with database.transaction() as connection:
             if part != CATALOGUE:
                 ledger_metadata.tables["lease"].drop(connection)
+                of = "" if database.schema is None else f"{database.schema}."
+                connection.execute(text(f"ALTER TABLE {of}decisions DROP COLUMN beside"))
             row = meta.c.key == "schema_version"
             connection.execute(update(meta).where(row).values(value="2"))
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 
-from rove.errors import Conflict, Overloaded, RoveError, StoreUnavailable
+from rove.errors import Conflict, LeaseLost, Overloaded, RoveError, StoreUnavailable
 from rove.events import Decision, Interaction, InteractionType, Outcome, RankRequest
 from serving.turns import EngineTurns, Limits, Vector
 
@@ -39,6 +39,8 @@ class RecordingEngine:
         self.log.append(("observe", len(interactions)))
         if any(interaction.user_id == "full" for interaction in interactions):
             raise StoreUnavailable("the disk is full")
+        if any(interaction.user_id == "lost" for interaction in interactions):
+            raise LeaseLost("another process writes this shard")
         return [
             Outcome(interaction_id=interaction.interaction_id, status="accepted")
             for interaction in interactions
@@ -215,6 +217,15 @@ def test_an_engine_that_fails_is_built_again() -> None:
         turns.check()
 
     assert played(script) == [("rank", 1), ("close", 0), ("rank", 1), ("close", 0)]
+
+
+def test_an_engine_that_lost_its_shard_is_opened_anew() -> None:
+    async def script(turns: Turns, gate: threading.Event) -> None:
+        with pytest.raises(LeaseLost, match=re.escape("another process writes this shard")):
+            await turns.observe([click("i1", "lost")])
+        await turns.observe([click("i1")])
+
+    assert played(script) == [("observe", 1), ("close", 0), ("observe", 1), ("close", 0)]
 
 
 def test_the_engine_syncs_by_itself() -> None:
