@@ -10,10 +10,13 @@ import pytest
 
 from rove.config import PolicyFile
 from rove.engine import Engine
-from rove.errors import InvalidInput, NotFound
-from rove.events import Decision
+from rove.errors import DataError, InvalidInput, NotFound
+from rove.events import Decision, InteractionType
+from rove.ope.beside import asked_beside
+from rove.ope.slates import reward_interaction_ips
 from rove.records import Agreement, Beside
-from tests.worlds import Shop, did, observe, rank, refusal, request, shares, view_of
+from rove.rewards import RewardMap
+from tests.worlds import DAY_S, Shop, did, observe, rank, refusal, request, shares, view_of
 
 KINDS = ["greedy", "epsilon_greedy", "softmax", "ucb", "thompson", "top_two", "igw"]
 OWN = {"strength": 1.0, "num_draws": 16}
@@ -212,3 +215,47 @@ def test_a_repeated_request_counts_once(shop: Shop) -> None:
     assert agreement(engine, "s").num_decisions == 1
     put(engine, "s", "shadow", kind="greedy", floor=0.1)
     assert agreement(engine, "s").num_decisions == 0  # of another version
+
+
+def test_a_shadow_s_value_is_estimated_from_the_ledger(tmp_path: Path) -> None:
+    """What it would have earned of three items that earn 1, 0.5 and 0, in its own two slots."""
+    shop = Shop(tmp_path)
+    engine = shop.engine(kind="softmax", temperature=0.05, floor=0.3)
+    put(engine, "s", "shadow", kind="epsilon_greedy", epsilon=0.4, max_explore_slots=2)
+    worth = {"item-1": 0.0, "item-2": 0.5, "item-3": 1.0}
+    wanted = [request("ann", f"e{n}", k=2, item_ids=list(worth)) for n in range(2000)]
+    earned = 0.0
+    for start in range(0, len(wanted), 500):
+        for decision in engine.rank(wanted[start : start + 500]):
+            assert isinstance(decision, Decision)
+            earned += sum(
+                worth[slot.item_id] for slot in beside(engine, decision.event_id)[0].slots
+            )
+            observe(
+                engine,
+                *(
+                    did(
+                        f"r-{decision.event_id}-{slot.slot}",
+                        decision.user_id,
+                        slot.item_id,
+                        InteractionType.REWARD,
+                        value=worth[slot.item_id],
+                        event_id=decision.event_id,
+                        slot=slot.slot,
+                    )
+                    for slot in decision.slots
+                ),
+            )
+    shop.clock.now += 2 * DAY_S
+    config = shop.config()
+    log = asked_beside(config.store, RewardMap.from_config(config.rewards), "s", now=shop.clock.now)
+    estimate = reward_interaction_ips(log)
+    assert len(log.reward_NK) == 2000
+    assert estimate.value == pytest.approx(earned / 2000, abs=4 * estimate.standard_error)
+    assert estimate.standard_error < 0.05
+    with pytest.raises(
+        DataError, match=re.escape("policy other was asked beside none of the 2000")
+    ):
+        asked_beside(
+            config.store, RewardMap.from_config(config.rewards), "other", now=shop.clock.now
+        )
