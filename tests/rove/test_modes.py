@@ -11,7 +11,7 @@ import pytest
 from rove.config import PolicyFile
 from rove.engine import Engine
 from rove.errors import DataError, InvalidInput, NotFound
-from rove.events import Decision, InteractionType
+from rove.events import Decision, Interaction, InteractionType
 from rove.ope.beside import asked_beside
 from rove.ope.slates import reward_interaction_ips
 from rove.records import Agreement, Beside
@@ -45,6 +45,7 @@ def beside(engine: Engine, event_id: str) -> list[Beside]:
 
 def agreement(engine: Engine, name: str) -> Agreement:
     (found,) = [one.agreement for one in engine.policy_states() if one.name == name]
+    assert found is not None
     return found
 
 
@@ -223,39 +224,26 @@ def test_a_shadow_s_value_is_estimated_from_the_ledger(tmp_path: Path) -> None:
     engine = shop.engine(kind="softmax", temperature=0.05, floor=0.3)
     put(engine, "s", "shadow", kind="epsilon_greedy", epsilon=0.4, max_explore_slots=2)
     worth = {"item-1": 0.0, "item-2": 0.5, "item-3": 1.0}
+
+    def answer(decision: Decision, slot: int, item_id: str) -> Interaction:
+        value, event_id = worth[item_id], decision.event_id
+        kind = InteractionType.REWARD
+        return did(f"{event_id}-{slot}", "ann", item_id, kind, value=value, event_id=event_id)
+
     wanted = [request("ann", f"e{n}", k=2, item_ids=list(worth)) for n in range(2000)]
     earned = 0.0
     for start in range(0, len(wanted), 500):
         for decision in engine.rank(wanted[start : start + 500]):
             assert isinstance(decision, Decision)
-            earned += sum(
-                worth[slot.item_id] for slot in beside(engine, decision.event_id)[0].slots
-            )
-            observe(
-                engine,
-                *(
-                    did(
-                        f"r-{decision.event_id}-{slot.slot}",
-                        decision.user_id,
-                        slot.item_id,
-                        InteractionType.REWARD,
-                        value=worth[slot.item_id],
-                        event_id=decision.event_id,
-                        slot=slot.slot,
-                    )
-                    for slot in decision.slots
-                ),
-            )
+            (asked,) = beside(engine, decision.event_id)
+            earned += sum(worth[slot.item_id] for slot in asked.slots)
+            observe(engine, *(answer(decision, one.slot, one.item_id) for one in decision.slots))
     shop.clock.now += 2 * DAY_S
-    config = shop.config()
-    log = asked_beside(config.store, RewardMap.from_config(config.rewards), "s", now=shop.clock.now)
+    store, rewards = shop.config().store, RewardMap.from_config(shop.config().rewards)
+    log = asked_beside(store, rewards, "s", now=shop.clock.now)
     estimate = reward_interaction_ips(log)
     assert len(log.reward_NK) == 2000
     assert estimate.value == pytest.approx(earned / 2000, abs=4 * estimate.standard_error)
     assert estimate.standard_error < 0.05
-    with pytest.raises(
-        DataError, match=re.escape("policy other was asked beside none of the 2000")
-    ):
-        asked_beside(
-            config.store, RewardMap.from_config(config.rewards), "other", now=shop.clock.now
-        )
+    with pytest.raises(DataError, match=re.escape("policy other was asked beside none of the")):
+        asked_beside(store, rewards, "other", now=shop.clock.now)
