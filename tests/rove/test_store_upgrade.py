@@ -19,6 +19,7 @@ from rove.config import StoreSection
 from rove.errors import StoreUnavailable
 from rove.ledger.database import CATALOGUE
 from rove.ledger.items import ItemStore
+from rove.ledger.lease import Lease
 from rove.ledger.ledger import Ledger
 from rove.ledger.migrations import MIGRATIONS
 from rove.ledger.schema import (
@@ -31,41 +32,40 @@ from rove.ledger.schema import (
 from rove.ledger.store import open_store
 from rove.ledger.upgrading import PartVersion, upgrade, versions
 
-VERSION_2 = (Path(__file__).parent / "ledger_v2.sql").read_text("utf-8")
+# As they were written by the Rove of that time.
+SQLITE_2 = (Path(__file__).parent / "ledger_v2.sql").read_text("utf-8")
+POSTGRES_3 = (Path(__file__).parent / "ledger_v3_postgres.sql").read_text("utf-8")
 
 
-def an_old_store(section: StoreSection) -> StoreSection:
-    """Two shards of version 2; those of SQLite as they were written by the Rove of that time."""
-    if section.is_local:
-        folder = Path(section.url.removeprefix("sqlite:///"))
-        folder.mkdir()
-        for shard in range(2):
-            script = VERSION_2.replace("('shard','0')", f"('shard','{shard}')")
+def an_old_store(section: StoreSection) -> str:
+    """Make two shards and a catalogue of the first version of their kind; return which it is."""
+    oldest = "2" if section.is_local else "3"
+    for shard in range(2):
+        if section.is_local:
+            folder = Path(section.url.removeprefix("sqlite:///"))
+            folder.mkdir(exist_ok=True)
+            script = SQLITE_2.replace("('shard','0')", f"('shard','{shard}')")
             with closing(sqlite3.connect(folder / f"shard-{shard}.sqlite")) as connection:
                 connection.executescript(script)
-        ItemStore.open(section).close()
-        age(section, CATALOGUE)
-        return section
-    for shard in range(2):
-        Ledger.open(section, shard, 2).close()
-    ItemStore.open(section).close()
-    for part in ("shard-0", "shard-1", CATALOGUE):
-        age(section, part)
-    return section
+        else:
+            script = POSTGRES_3.replace("('shard', '0')", f"('shard', '{shard}')")
+            with closing(open_store(section)) as store:
+                database = store.open(f"shard-{shard}", "write")
+                with database.transaction() as transaction:
+                    transaction.exec_driver_sql(f"SET LOCAL search_path TO {database.schema}")
+                    transaction.exec_driver_sql(script)
+    ItemStore.open(section).close()  # its tables have not changed since
+    label(section, CATALOGUE, oldest)
+    return oldest
 
 
-def age(section: StoreSection, part: str) -> None:
-    """Take from a part what later versions brought."""
+def label(section: StoreSection, part: str, version: str) -> None:
+    """Say that a part is of another version."""
     meta = catalogue_meta if part == CATALOGUE else ledger_meta
     with closing(open_store(section)) as store:
-        database = store.open(part, "write")
-        with database.transaction() as connection:
-            if part != CATALOGUE:
-                ledger_metadata.tables["lease"].drop(connection)
-                of = "" if database.schema is None else f"{database.schema}."
-                connection.execute(text(f"ALTER TABLE {of}decisions DROP COLUMN beside"))
+        with store.open(part, "write").transaction() as connection:
             row = meta.c.key == "schema_version"
-            connection.execute(update(meta).where(row).values(value="2"))
+            connection.execute(update(meta).where(row).values(value=version))
 
 
 def differences(section: StoreSection, part: str, metadata: MetaData) -> Sequence[object]:
@@ -82,9 +82,9 @@ def differences(section: StoreSection, part: str, metadata: MetaData) -> Sequenc
 
 
 def test_an_old_store_is_upgraded_in_place_once(store: StoreSection) -> None:
-    an_old_store(store)
+    oldest = an_old_store(store)
     parts = ["shard-0", "shard-1", CATALOGUE]
-    assert versions(store, 2) == [PartVersion(part=part, version="2") for part in parts]
+    assert versions(store, 2) == [PartVersion(part=part, version=oldest) for part in parts]
     with pytest.raises(StoreUnavailable, match=re.escape("run `rove db upgrade CONFIG`")):
         Ledger.open(store, 0, 2)
     upgrade(store, 2)
@@ -96,7 +96,8 @@ def test_an_old_store_is_upgraded_in_place_once(store: StoreSection) -> None:
 
 
 def test_an_upgrade_loses_nothing(sqlite_store: StoreSection) -> None:
-    upgrade(an_old_store(sqlite_store), 2)
+    an_old_store(sqlite_store)
+    upgrade(sqlite_store, 2)
     with closing(Ledger.open(sqlite_store, 0, 2)) as ledger:
         assert ledger.history("user-0").item_ids == ["apple", "apple"]
         (decision,) = ledger.decisions(["e0"]).values()
@@ -116,14 +117,20 @@ def test_a_store_that_is_not_there_is_made(store: StoreSection) -> None:
     assert [one.version for one in versions(store, 2)] == [str(SCHEMA_VERSION)] * 3
 
 
-def test_nothing_is_upgraded_while_a_shard_is_written(sqlite_store: StoreSection) -> None:
-    impatient = an_old_store(sqlite_store).model_copy(update={"busy_timeout_s": 0.1})
+def test_nothing_is_upgraded_while_a_shard_is_written(store: StoreSection) -> None:
+    impatient = store.model_copy(update={"busy_timeout_s": 0.1})
+    oldest = an_old_store(impatient)
     with closing(open_store(impatient)) as served:
         database = served.open("shard-1", "write")
-        assert database.guard().is_gone(0)
-        with pytest.raises(StoreUnavailable, match=re.escape("a process writes this shard")):
+        guard = database.guard()
+        if impatient.is_local:  # of version 2: there is only the lock
+            assert guard.is_gone(0)
+        else:
+            lease = Lease(database, 5.0, 1.0)
+            assert lease.epoch == 5
+        with pytest.raises(StoreUnavailable, match=re.escape("writes this shard; stop it")):
             upgrade(impatient, 2)
-    assert [one.version for one in versions(impatient, 2)] == ["2"] * 3
+    assert [one.version for one in versions(impatient, 2)] == [oldest] * 3
 
 
 def config_file(folder: Path, store: StoreSection) -> str:
@@ -139,11 +146,11 @@ def test_the_command_checks_and_upgrades(
     path = config_file(tmp_path, store)
     assert main(["db", "check", path]) == 0
     assert "shard-1: not there yet" in capsys.readouterr().out
-    an_old_store(store)
+    oldest = an_old_store(store)
     assert main(["db", "check", path]) == 1
-    assert "shard-0: schema version 2, an upgrade is due" in capsys.readouterr().out
+    assert f"shard-0: schema version {oldest}, an upgrade is due" in capsys.readouterr().out
     assert main(["db", "upgrade", path]) == 0
-    assert f"shard-0: 2 -> {SCHEMA_VERSION}" in capsys.readouterr().out
+    assert f"shard-0: {oldest} -> {SCHEMA_VERSION}" in capsys.readouterr().out
     assert main(["db", "check", path]) == 0
     assert f"catalogue: schema version {SCHEMA_VERSION}\n" in capsys.readouterr().out
 
@@ -152,10 +159,7 @@ def test_a_newer_store_is_left_alone(
     store: StoreSection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     upgrade(store, 2)
-    with closing(open_store(store)) as opened:
-        with opened.open("shard-1", "write").transaction() as connection:
-            row = ledger_meta.c.key == "schema_version"
-            connection.execute(update(ledger_meta).where(row).values(value="99"))
+    label(store, "shard-1", "99")
     path = config_file(tmp_path, store)
     assert main(["db", "check", path]) == 1
     assert "version 99, of no version that this Rove can read" in capsys.readouterr().out
