@@ -23,6 +23,7 @@ from uuid import uuid4
 
 from msgspec import structs
 
+from rove import rights
 from rove.attribution import attribution
 from rove.catalogue import Item
 from rove.config import Config
@@ -230,17 +231,14 @@ class Engine:
         return self.view.profile(user_id, history)
 
     def erase(self, user_id: str) -> Erasure:
-        """Delete all rows of a user and forget what was learnt from them."""
+        """Delete all rows of a user and take back what was learnt from them; see `rove.rights`."""
         check_id(user_id, "user_id")
-        with self._ledger.transaction() as transaction:
-            erased = transaction.erase_user(user_id)
-        self.view.users.forget(user_id)
-        return Erasure(
-            user_id=user_id,
-            num_decisions=erased.num_decisions,
-            num_interactions=erased.num_interactions,
-            erased_at=self._clock(),
-        )
+        self._settle_doubts()
+        return rights.erase(self._ledger, self.view, user_id, self._clock())
+
+    def erasure(self, erasure_id: str, user_id: str | None = None) -> Erasure:
+        """Return the receipt of an erasure; with a user, only if it is of that user."""
+        return rights.erasure(self._ledger, erasure_id, user_id)
 
     def sync(self) -> None:
         """Follow the catalogue, the policies, the other shards, and the release in service."""

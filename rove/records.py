@@ -99,9 +99,17 @@ class UserProfile(Struct, frozen=True, kw_only=True):
 
 
 class Erasure(Struct, frozen=True, kw_only=True):
-    """Receipt of a user's erasure."""
+    """Receipt of a user's erasure; it can be read again by its id."""
 
-    user_id: str
+    erasure_id: str
+    user_id: str | None = None
+    """null unless the question named the user: the receipt is kept without."""
+    erased_at: float
     num_decisions: int
     num_interactions: int
-    erased_at: float
+    num_trials: int
+    """What single slots had added to the item statistics (`feedback: shown`)."""
+    release: str
+    """In service then."""
+    remains: str
+    """What is left of the person, and until when."""

@@ -12,6 +12,7 @@ that notes how far it got. An answer that comes later takes it back.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,6 +41,8 @@ from rove.users import Observation, Taste, User, UserCache, is_observation
 
 COUNTED = "counted"
 """Key of a shard's state: the release for which its statistics count all that it has seen."""
+COUNTED_AFTER = "counted_after"
+"""Key of the number of the latest interaction there was when that counting began."""
 _MEGABYTE = 1_000_000
 _NOTHING = Statistics(item_ids=[], weight=np.zeros(0), total=np.zeros(0), as_of=np.zeros(0))
 
@@ -152,6 +155,42 @@ class View:
     def activated(self, transaction: Transaction, event_id: str) -> Callable[[], None]:
         """Nothing: what users do is learnt as they do it, the rest when the decision expires."""
         return lambda: None
+
+    def erase(self, transaction: Transaction, user_id: str) -> Callable[[], None]:
+        """Take a user's share out of the item statistics, before the rows are deleted.
+
+        What was added is added again with the other sign; default rewards that the user's answers
+        took out of the release's sums are given back. Return what to call after.
+        """
+        counted, given_back = self._share_of(transaction, user_id)
+        change = self._written(transaction, given_back, counted)
+        return partial(self._forget, user_id, change)
+
+    def _forget(self, user_id: str, change: _Change) -> None:
+        self.users.forget(user_id)
+        self._commit(change)
+
+    def _share_of(
+        self, transaction: Transaction, user_id: str
+    ) -> tuple[list[StoredInteraction], list[StoredInteraction]]:
+        """Return what counts of a user in this shard's statistics, and what was taken back."""
+        mark, time_s = self._mark, sys.float_info.max
+        if mark is None:
+            mark, time_s = int(self._ledger.state(COUNTED_AFTER) or 0), self.release.as_of_s
+        counted = transaction.rewards_of(user_id, mark, time_s)
+        if self._rewards.default <= 0.0:
+            return counted, []
+        settled = [o for o in transaction.shown_to(user_id) if o.expires_at <= self.settled_s]
+        before = [one for one in settled if one.expires_at <= self.release.settled_s]
+        since = [one for one in settled if one.expires_at > self.release.settled_s]
+        counted += defaults_of(since, self._rewards)
+        return counted, replaced_since(before, self._rewards, mark)
+
+    @property
+    def _mark(self) -> int | None:
+        """The latest of this shard's rows that the release saw; None: it did not read ledgers."""
+        watermark = self.release.watermark
+        return watermark.get(self._ledger.shard, 0 if watermark else None)
 
     def _written(
         self,
@@ -282,8 +321,7 @@ class View:
 
         `counted`: items that were counted for it before.
         """
-        watermark = self.release.watermark
-        mark = watermark.get(self._ledger.shard, 0 if watermark else None)
+        mark = self._mark
         since = (
             self._ledger.rewards_since(time_s=self.release.as_of_s)
             if mark is None
@@ -302,6 +340,7 @@ class View:
             transaction.add_statistics(self.release.id, statistics)
             transaction.settle(self.release.id, self.settled_s)
             transaction.put_state(COUNTED, self.release.id)
+            transaction.put_state(COUNTED_AFTER, str(transaction.last_sequence()))
         self.sums.commit(item_ids, amounts, latest_s)
 
     def _corrected(self, transaction: Transaction, mark: int) -> list[StoredInteraction]:

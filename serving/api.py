@@ -187,8 +187,22 @@ DELETE_USER = Endpoint(
     path="/v1/users/{user_id}",
     access="admin",
     tag="users",
-    summary="Erase a user: every decision, every interaction; answers with a receipt.",
+    summary="Erase a user: every decision, every interaction, and their share of what was counted "
+    "since the release; answers with a receipt.",
     answer=Erasure,
+    problems=(400, 404, 421, 429, 503),
+    on_shard=True,
+)
+ERASURE = Endpoint(
+    name="erasure",
+    method="GET",
+    path="/v1/erasures/{erasure_id}",
+    access="read",
+    tag="users",
+    summary="The receipt of an erasure. It is kept without the user's id; with `user_id`, 404 "
+    "unless it is of that user.",
+    answer=Erasure,
+    query=(USER_QUERY,),
     problems=(400, 404, 421, 429, 503),
     on_shard=True,
 )
@@ -335,7 +349,7 @@ ENDPOINTS = (
     GET_ITEM, PUT_ITEM, DELETE_ITEM, PUT_ITEMS,
     GET_POLICIES, GET_POLICY, PUT_POLICY, PROMOTE_POLICY, ROLL_BACK_POLICY,
     GET_RELEASES, PROMOTE_RELEASE, ROLL_BACK_RELEASE,
-    GET_USER, DELETE_USER, EMBEDDINGS, TOPOLOGY, HEALTH, READY,
+    GET_USER, DELETE_USER, ERASURE, EMBEDDINGS, TOPOLOGY, HEALTH, READY,
 )  # fmt: skip
 """What the gateway serves."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import aiohttp
@@ -149,6 +149,10 @@ class GatewayApi:
         """Forward to the user's shard."""
         return await self._by_user(request, request.params[0])
 
+    async def erasure(self, request: Request) -> Response:
+        """Forward to the shard that the receipt's id names; all are asked if it is not there."""
+        return await self._by_decision(request)
+
     async def topology(self, request: Request) -> Response:
         """Return which shard owns which user."""
         return Response(200, _encode(topology(self._num_shards)))
@@ -241,6 +245,32 @@ class ShardCalls:
             return await answer.read()
 
 
+def gateway_router(
+    config: Config,
+    gateway: GatewayApi,
+    channels: Sequence[Channel],
+    encoder: EncoderClient,
+    writer: CatalogueWriter,
+    sync: Callable[[], Awaitable[None]],
+) -> Router:
+    """Return the router of all of the gateway's routes."""
+    max_events = config.serving.max_events
+    parts = (
+        gateway,
+        CatalogueApi(writer, gateway.get_item, max_events),
+        PolicyApi(config, writer.on_store, [one.send for one in channels], sync),
+        ReleaseApi(config.releases.path, sync),
+        EmbeddingsApi(encoder, max_events),
+    )
+    router = Router()
+    for endpoint in api.ENDPOINTS:
+        (part,) = (part for part in parts if hasattr(part, endpoint.name))
+        router.add(endpoint.method, endpoint.path, getattr(part, endpoint.name), endpoint.access)
+    PersonalizerApi(gateway, Actions(gateway.get_item, writer.put), max_events).add_to(router)
+    add_docs(router, with_keys=config.access.keys is not None)
+    return router
+
+
 class _Gateway:
     """The Serve replica."""
 
@@ -263,21 +293,7 @@ class _Gateway:
         encoder = EncoderClient()
         gateway = GatewayApi(channels, encoder, max_events=serving.max_events)
         self._writer = CatalogueWriter(tree.store, encoder, self._sync)
-        parts = (
-            gateway,
-            CatalogueApi(self._writer, gateway.get_item, serving.max_events),
-            PolicyApi(tree, self._writer.on_store, [one.send for one in channels], self._sync),
-            ReleaseApi(tree.releases.path, self._sync),
-            EmbeddingsApi(encoder, serving.max_events),
-        )
-        self._router = Router()
-        for endpoint in api.ENDPOINTS:
-            (part,) = (part for part in parts if hasattr(part, endpoint.name))
-            handler = getattr(part, endpoint.name)
-            self._router.add(endpoint.method, endpoint.path, handler, endpoint.access)
-        actions = Actions(gateway.get_item, self._writer.put)
-        PersonalizerApi(gateway, actions, serving.max_events).add_to(self._router)
-        add_docs(self._router, with_keys=tree.access.keys is not None)
+        self._router = gateway_router(tree, gateway, channels, encoder, self._writer, self._sync)
         self._guard = Guard(tree.access)
         self._gateway = gateway
         self._max_body_bytes = serving.max_body_bytes

@@ -155,6 +155,13 @@ class ShardApi:
         self._check_owner(user_id)
         return Response(200, _encode(await self._turns.call(lambda e: e.erase(user_id))))
 
+    async def erasure(self, request: Request) -> Response:
+        """Return the receipt of an erasure."""
+        (erasure_id,) = request.params
+        user_id = request.argument(api.USER_QUERY)
+        found = await self._turns.call(lambda engine: engine.erasure(erasure_id, user_id))
+        return Response(200, _encode(found))
+
     async def shard_policies(self, request: Request) -> Response:
         """Return all policies, with how this shard's decisions agree with them."""
         states = await self._turns.call(lambda engine: engine.policy_states())

@@ -113,6 +113,8 @@ class Shop:
     feedback: str = "implicit"
     preset: str = "shop"
     training: dict[str, Any] = field(default_factory=dict)
+    rewards: dict[str, Any] = field(default_factory=dict)
+    privacy: dict[str, Any] = field(default_factory=dict)
     store: StoreSection | None = None
     """SQLite in the folder, if none is given."""
 
@@ -125,7 +127,7 @@ class Shop:
         tree = {
             "name": "shop",
             "feedback": self.feedback,
-            "rewards": {"preset": self.preset},
+            "rewards": {"preset": self.preset, **self.rewards},
             "policy": {"strength": 1.0, "num_draws": 16, **policy},
             "store": (
                 {"url": f"sqlite:///{self.folder / 'ledger'}", "durability": "process"}

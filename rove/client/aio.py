@@ -90,6 +90,10 @@ class AsyncRoveClient(BaseClient):
         """Erase a user; return the receipt."""
         return await self._play(self._talks.ask(calls.delete_user(user_id)))
 
+    async def erasure(self, erasure_id: str, user_id: str | None = None) -> Erasure:
+        """Return the receipt of an erasure; with a user, only if it is of that user."""
+        return await self._play(self._talks.ask(calls.erasure(erasure_id, user_id)))
+
     async def topology(self) -> Topology:
         """Return which shard owns which user."""
         return await self._play(self._talks.topology())

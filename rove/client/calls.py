@@ -163,6 +163,18 @@ def delete_user(user_id: str) -> Call[Erasure]:
     return _of_user("DELETE", user_id, "", _reader(Erasure))
 
 
+def erasure(erasure_id: str, user_id: str | None) -> Call[Erasure]:
+    """Read the receipt of an erasure."""
+    query = "" if user_id is None else f"?user_id={quote(user_id, safe='')}"
+    return Call(
+        method="GET",
+        path=_path("erasures", erasure_id) + query,
+        read=_reader(Erasure),
+        users=() if user_id is None else (user_id,),
+        event_id=erasure_id,
+    )
+
+
 def topology() -> Call[Topology]:
     """Read which shard owns which user."""
     return Call(method="GET", path="/v1/topology", read=_reader(Topology))

@@ -107,6 +107,10 @@ class RoveClient(BaseClient):
         """Erase a user; return the receipt."""
         return self._play(self._talks.ask(calls.delete_user(user_id)))
 
+    def erasure(self, erasure_id: str, user_id: str | None = None) -> Erasure:
+        """Return the receipt of an erasure; with a user, only if it is of that user."""
+        return self._play(self._talks.ask(calls.erasure(erasure_id, user_id)))
+
     def topology(self) -> Topology:
         """Return which shard owns which user."""
         return self._play(self._talks.topology())

@@ -36,6 +36,7 @@ from sqlalchemy import (
 from rove.config import StoreSection
 from rove.errors import ConfigError, OutcomeUnknown, StoreUnavailable
 from rove.events import Decision
+from rove.ledger import rights
 from rove.ledger.database import (
     Database,
     Store,
@@ -47,10 +48,13 @@ from rove.ledger.database import (
 from rove.ledger.lease import Lease, add_lease
 from rove.ledger.records import Erased as Erased
 from rove.ledger.records import History as History
+from rove.ledger.records import Receipt as Receipt
 from rove.ledger.records import Rewards as Rewards
 from rove.ledger.records import Statistics as Statistics
 from rove.ledger.records import StoredInteraction as StoredInteraction
+from rove.ledger.records import TrialParts as TrialParts
 from rove.ledger.records import TrialSums as TrialSums
+from rove.ledger.records import stored_interaction
 from rove.ledger.scan import all_interactions
 from rove.ledger.schema import (
     SCHEMA_VERSION,
@@ -65,7 +69,7 @@ from rove.ledger.schema import (
 from rove.ledger.shown import Shown, answered_since, shown_to, shown_until
 from rove.ledger.store import open_store
 from rove.ledger.transaction import Transaction as Transaction
-from rove.ledger.transaction import read_decisions, stored_interaction
+from rove.ledger.transaction import read_decisions
 from rove.records import Beside
 
 _SCRUB_RETRY_S = 1.0
@@ -283,6 +287,11 @@ class Ledger:
     def state(self, key: str) -> str | None:
         """Return what `Transaction.put_state` kept under a key."""
         return read_meta(self._database, ledger_meta).get(key)
+
+    def receipt(self, erasure_id: str) -> Receipt | None:
+        """Return the receipt of an erasure, if there is one of that id."""
+        with self._database.reading() as connection:
+            return rights.receipt_of(connection, erasure_id)
 
     def all_interactions(self) -> Iterator[pa.RecordBatch]:
         """Yield every shard's interactions; see `rove.ledger.scan`."""

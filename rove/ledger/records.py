@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from sqlalchemy import Row
 
-from rove.events import Interaction
+from rove.events import Interaction, InteractionType
 
 StoredStatus = Literal["accepted", "unattributed", "late"]
 Floats = npt.NDArray[np.float64]
@@ -80,8 +81,46 @@ class TrialSums:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrialParts:
+    """What each of n trials added to the sums of its item, as few numbers: n parallel columns."""
+
+    event_ids: list[str]
+    user_ids: list[str]
+    item_ids: list[str]
+    parts_nW: Floats
+    """(n, W); their meaning is that of `rove.shown.posterior`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
     """How many rows an erasure removed."""
 
     num_decisions: int
     num_interactions: int
+    num_trials: int = 0
+    """What single slots had added to sums."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What is kept of an erasure."""
+
+    erased: Erased
+    erased_at: float
+    release: str
+    """In service then."""
+    person: str = ""
+    """See `rove.ledger.rights`."""
+
+
+def stored_interaction(row: Row[Any]) -> StoredInteraction:
+    """Return the record of a row of `interactions`."""
+    fields: dict[str, Any] = {name: getattr(row, name) for name in Interaction.__struct_fields__}
+    fields["type"] = InteractionType(row.type)
+    return StoredInteraction(
+        interaction=Interaction(**fields),
+        reward=row.reward,
+        status=row.status,
+        received_at=row.received_at,
+        session=row.session,
+    )

@@ -1,11 +1,12 @@
 """The tables of the ledger and of the catalogue.
 
 One shard's ledger is a set of tables of its own (`meta`, `lease`, `decisions`, `interactions`,
-`item_statistics`, `trial_sums`, `settlements`); the catalogue is another (`meta`, `items`), shared
-by all processes. A set is a file of SQLite or a schema of PostgreSQL, so no table names its shard.
+`item_statistics`, `trial_sums`, `trial_parts`, `settlements`, `erasures`); the catalogue is another
+(`meta`, `items`), shared by all processes. A set is a file of SQLite or a schema of PostgreSQL, so
+no table names its shard.
 
 - Nothing is updated in place but `decisions.activated_at`, the lease, sums and catalogue rows.
-- Rows of a user leave only through erasure.
+- Rows of a user leave only through erasure and retention.
 - A change of any table raises `SCHEMA_VERSION` and brings a migration (`rove.ledger.migrations`);
   another version is refused, never guessed at.
 """
@@ -25,7 +26,7 @@ from sqlalchemy import (
     Text,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # SQLite numbers rows by itself only in a column declared exactly INTEGER.
 _RowNumber = BigInteger().with_variant(Integer, "sqlite")
@@ -133,11 +134,36 @@ trial_sums = Table(
     sqlite_with_rowid=False,
 )
 
+trial_parts = Table(
+    "trial_parts",  # what each trial added to `trial_sums` of the release in service
+    ledger_metadata,
+    Column("sequence", _RowNumber, primary_key=True, autoincrement=True),
+    Column("event_id", _Name, nullable=False),
+    Column("user_id", _Name, nullable=False),
+    Column("item_id", _Name, nullable=False),
+    Column("part", LargeBinary, nullable=False),  # float64, little endian: `rove.shown.posterior`
+    Index("trial_parts_by_event", "event_id"),
+    Index("trial_parts_by_user", "user_id"),
+)
+
 settlements = Table(
     "settlements",
     ledger_metadata,
     Column("release", _Name, primary_key=True),
     Column("until", Double, nullable=False),  # what expired by then counts in `trial_sums`
+    sqlite_with_rowid=False,
+)
+
+erasures = Table(
+    "erasures",  # receipts; neither column tells whose it was without the receipt's id
+    ledger_metadata,
+    Column("receipt", _Name, primary_key=True),  # SHA-256 of the receipt's id
+    Column("person", _Name, nullable=False),  # HMAC-SHA256 of the user's id; key: the receipt's id
+    Column("erased_at", Double, nullable=False),
+    Column("release", _Name, nullable=False),  # in service then
+    Column("num_decisions", Integer, nullable=False),
+    Column("num_interactions", Integer, nullable=False),
+    Column("num_trials", Integer, nullable=False),
     sqlite_with_rowid=False,
 )
 

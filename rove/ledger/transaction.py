@@ -7,22 +7,30 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from sqlalchemy import (
     BindParameter,
     Connection,
-    Row,
     bindparam,
-    delete,
     func,
     select,
     update,
 )
 
 from rove.errors import NotFound
-from rove.events import Context, Decision, Interaction, InteractionType, Regulated, Slot
+from rove.events import Context, Decision, Regulated, Slot
+from rove.ledger import rights
 from rove.ledger.database import Insertion, parts_of
-from rove.ledger.records import Erased, Statistics, StoredInteraction, TrialSums
+from rove.ledger.records import (
+    Erased,
+    Receipt,
+    Statistics,
+    StoredInteraction,
+    TrialParts,
+    TrialSums,
+)
 from rove.ledger.schema import (
     decisions,
     interactions,
@@ -31,7 +39,7 @@ from rove.ledger.schema import (
     settlements,
     trial_sums,
 )
-from rove.ledger.shown import Shown, shown_by_id, shown_until
+from rove.ledger.shown import Shown, shown_by_id, shown_to, shown_until
 from rove.records import Beside
 
 _encode = msgspec.json.Encoder().encode
@@ -62,8 +70,6 @@ _activate = (
     .where(decisions.c.event_id == bindparam("event"))
     .values(activated_at=bindparam("at"))
 )
-_delete_decisions = delete(decisions).where(decisions.c.user_id == bindparam("user"))
-_delete_interactions = delete(interactions).where(interactions.c.user_id == bindparam("user"))
 
 
 class Transaction:
@@ -174,6 +180,30 @@ class Transaction:
             _put_trials.run(self._connection, new)
         return revision
 
+    def add_trial_parts(self, parts: TrialParts) -> None:
+        """Store what trials added to the sums, so that it can be taken back."""
+        rights.add_parts(self._connection, parts)
+
+    def trial_parts_of(self, user_id: str) -> tuple[list[str], npt.NDArray[np.float64]]:
+        """Return the items of a user's trials, and what each trial added, (n, W)."""
+        return rights.parts_of(self._connection, user_id)
+
+    def clear_trial_parts(self) -> None:
+        """Delete all parts, before the sums of another release are counted."""
+        rights.clear_parts(self._connection)
+
+    def rewards_of(self, user_id: str, after: int, time_s: float) -> list[StoredInteraction]:
+        """Return a user's positive rewards that came after a number, or happened after a time."""
+        return rights.rewards_of(self._connection, user_id, after, time_s)
+
+    def last_sequence(self) -> int:
+        """Return the number of the latest interaction, 0 if there is none."""
+        return rights.last_sequence(self._connection)
+
+    def shown_to(self, user_id: str) -> list[Shown]:
+        """Return all decisions of a user with what answered them, oldest first."""
+        return shown_to(self._connection, user_id)
+
     def settle(self, release: str, until_s: float) -> None:
         """Note that what expired by `until_s` counts in the trial sums."""
         _put_settlement.run(self._connection, [{"release": release, "until": until_s}])
@@ -190,11 +220,15 @@ class Transaction:
     def erase_user(self, user_id: str) -> Erased:
         """Delete the user's rows; after the commit no copy of them is left in the shard's files."""
         self.erased = True
-        user = {"user": user_id}
-        return Erased(
-            num_decisions=self._connection.execute(_delete_decisions, user).rowcount,
-            num_interactions=self._connection.execute(_delete_interactions, user).rowcount,
-        )
+        return rights.delete_user(self._connection, user_id)
+
+    def empty_sums(self, release: str) -> None:
+        """Set the sums of releases other than this one to nothing."""
+        rights.empty_sums(self._connection, release)
+
+    def put_receipt(self, erasure_id: str, user_id: str, receipt: Receipt) -> None:
+        """Keep the receipt of an erasure; see `rove.ledger.rights`."""
+        rights.put_receipt(self._connection, erasure_id, user_id, receipt)
 
 
 def read_decisions(connection: Connection, event_ids: Sequence[str]) -> dict[str, Decision]:
@@ -240,16 +274,3 @@ def _interaction_row(stored: StoredInteraction) -> dict[str, Any]:
     row["status"] = stored.status
     row["received_at"] = stored.received_at
     return row
-
-
-def stored_interaction(row: Row[Any]) -> StoredInteraction:
-    """Return the record of a row of `interactions`."""
-    fields: dict[str, Any] = {name: getattr(row, name) for name in Interaction.__struct_fields__}
-    fields["type"] = InteractionType(row.type)
-    return StoredInteraction(
-        interaction=Interaction(**fields),
-        reward=row.reward,
-        status=row.status,
-        received_at=row.received_at,
-        session=row.session,
-    )

@@ -8,7 +8,8 @@ item's precision and w z y to its pull. Both are sums, so trials of all shards a
 with A and b the sums of moments and pulls. A reward that is corrected by d adds z d / phi to the
 pull and nothing to the precision, whatever the link: the response's weight times its change.
 
-Shapes: J rows, P effects, V = P (P + 1) / 2 + P numbers of a sum: the moments' triangle, the pull.
+Shapes: J rows, P effects, V = P (P + 1) / 2 + P numbers of a sum: the moments' triangle, the pull;
+W = P + 2 numbers of a trial's part of it, from which it follows: z, w and w y (0 and d / phi).
 """
 
 from __future__ import annotations
@@ -100,11 +101,15 @@ class ItemPosterior:
         """Apply what `prepare` returned, once it is in the ledger."""
         self._replace(None, sums)
 
-    def added(self, z_nP: Array, weight_n: Array, pull_nP: Array) -> Array:
-        """Return what trials add to their items' sums, (n, V)."""
+    def added(self, parts_nW: Array) -> Array:
+        """Return what trials with parts [z, w, w y] add to their items' sums, (n, V)."""
         first, second = self._triangle
-        moment_nT = weight_n[:, None] * z_nP[:, first] * z_nP[:, second]
-        return np.hstack([moment_nT, pull_nP])
+        z_nP, weight_n1, pull_n1 = parts_nW[:, :-2], parts_nW[:, -2:-1], parts_nW[:, -1:]
+        return np.hstack([weight_n1 * z_nP[:, first] * z_nP[:, second], pull_n1 * z_nP])
+
+    def without(self, item_ids: Sequence[str], parts_nW: Array) -> TrialSums:
+        """Return this shard's sums after taking trials out again."""
+        return self.prepare(item_ids, -self.added(parts_nW) if item_ids else parts_nW)
 
     def refresh(self) -> None:
         """Bring the posterior of the items whose sums changed up to date."""

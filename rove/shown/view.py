@@ -23,7 +23,14 @@ from rove.errors import RoveError
 from rove.events import RankRequest
 from rove.item_index import ItemIndex
 from rove.ledger.items import ItemStore
-from rove.ledger.ledger import History, Ledger, StoredInteraction, Transaction, TrialSums
+from rove.ledger.ledger import (
+    History,
+    Ledger,
+    StoredInteraction,
+    Transaction,
+    TrialParts,
+    TrialSums,
+)
 from rove.ledger.shown import Answer, Shown
 from rove.mixed.past import NUM_PAST
 from rove.profiles import profile_of
@@ -189,6 +196,21 @@ class ShownView:
         trials = trials_of(transaction.shown([event_id]), self._rewards, unanswered=False)
         return partial(self._commit, self._written(transaction, trials, []))
 
+    def erase(self, transaction: Transaction, user_id: str) -> Callable[[], None]:
+        """Take what a user's trials added out of the items' sums, before the rows are deleted.
+
+        Return what to call after.
+        """
+        item_ids, parts_nW = transaction.trial_parts_of(user_id)
+        sums = self.items.without(item_ids, parts_nW)
+        transaction.add_trial_sums(self.release.id, sums)
+        return partial(self._forget, sums)
+
+    def _forget(self, sums: TrialSums) -> None:
+        self.items.commit(sums)
+        # Of all users: what they learnt depends on what the items were worth then.
+        self.users.clear()
+
     def _commit(self, change: _Change) -> None:
         """Learn what was written: the items, and the users that are cached."""
         self.items.commit(change.sums)
@@ -262,9 +284,17 @@ class ShownView:
         first_n = np.array([trial.before is None for trial in trials], bool)
         change_n = reward_n - np.array([trial.before or 0.0 for trial in trials])
         pull_n = np.where(first_n, weight_n * (eta_n + error_n - taste_n), change_n / dispersion_n)
-        added_nV = self.items.added(z_nP, weight_n * first_n, pull_n[:, None] * z_nP)
-        sums = self.items.prepare([trial.item_id for trial in trials], added_nV)
+        parts_nW = np.column_stack([z_nP, weight_n * first_n, pull_n])
+        item_ids = [trial.item_id for trial in trials]
+        sums = self.items.prepare(item_ids, self.items.added(parts_nW))
         transaction.add_trial_sums(self.release.id, sums)
+        parts = TrialParts(
+            event_ids=[trial.shown.event_id for trial in trials],
+            user_ids=[trial.shown.user_id for trial in trials],
+            item_ids=item_ids,
+            parts_nW=parts_nW,
+        )
+        transaction.add_trial_parts(parts)
         updates = [
             _UserUpdate(
                 user_id=trial.shown.user_id,
@@ -302,6 +332,7 @@ class ShownView:
         mark = self.release.watermark.get(shard, 0)
         late = self._ledger.answered_since(mark)
         with self._ledger.transaction() as transaction:
+            transaction.clear_trial_parts()
             trials = [
                 trial
                 for part in transaction.shown_until(model.settled_s, _EVER)

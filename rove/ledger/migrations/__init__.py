@@ -7,7 +7,7 @@ transaction. `tests/rove/test_store_upgrade.py` compares what they lead to with 
 
 from __future__ import annotations
 
-from rove.ledger.migrations import v3_lease, v4_beside
+from rove.ledger.migrations import v3_lease, v4_beside, v5_rights
 
-MIGRATIONS = (v3_lease, v4_beside)
+MIGRATIONS = (v3_lease, v4_beside, v5_rights)
 """By version, ascending and without gaps."""
