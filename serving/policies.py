@@ -15,7 +15,7 @@ import msgspec
 from msgspec import structs
 
 from rove.config import Config, PolicyFile
-from rove.errors import NotFound, shown
+from rove.errors import NotFound, PayloadTooLarge, shown
 from rove.ledger.items import ItemStore
 from rove.modes import added
 from rove.policy_store import PolicyStore
@@ -24,6 +24,7 @@ from serving.http import Request, Response
 from serving.problems import Unavailable
 from serving.schemas import Policies
 
+MAX_FILE_BYTES = 65_536
 _encode = msgspec.json.Encoder().encode
 _policies_body = msgspec.json.Decoder(Policies).decode
 
@@ -66,6 +67,10 @@ class PolicyApi:
     async def put_policy(self, request: Request) -> Response:
         """Store a new version of a policy."""
         (name,) = request.params
+        if len(request.body) > MAX_FILE_BYTES:
+            raise PayloadTooLarge(
+                f"a policy has at most {MAX_FILE_BYTES} bytes, got {len(request.body)}"
+            )
         file = PolicyFile.parse(request.body, source="the body")
         return await self._change(name, lambda store: store.put(name, file, time.time()))
 

@@ -117,6 +117,8 @@ def test_agreement_is_of_all_shards(service: Service) -> None:
         ("PUT", "/a", b'{"policy": {}, "share": 2}', 400, "share: Input should be less"),
         ("PUT", "/a", b"", 400, "the body: expected keys and values, got None"),
         ("PUT", "/a", b"\xff", 400, "neither JSON nor YAML"),
+        ("PUT", "/a", b" " * 70_000, 413, "at most 65536 bytes, got 70000"),
+        ("PUT", "/a", b"[" * 60_000, 400, "neither JSON nor YAML"),
         ("PUT", "/a%2Fb", b'{"policy": {}}', 400, "a policy's name has 1 to 64 letters"),
         ("PUT", "/a:promote", b'{"policy": {}}', 405, "does not take 'PUT'; use POST"),
         ("POST", "/:promote", b"", 405, "does not take 'POST'"),
