@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import resource
 import tempfile
 import time
@@ -29,15 +30,11 @@ from msgspec import Struct
 
 from rove.engine import Engine
 from serving import api
-from serving.actions import Actions
-from serving.catalogue import CatalogueApi, CatalogueWriter
+from serving.catalogue import CatalogueWriter
 from serving.channels import Channel, answer_many
-from serving.docs import add_docs
-from serving.embeddings import EmbeddingsApi
 from serving.encoder import Encoded, EncoderClient
-from serving.gateway import GatewayApi
+from serving.gateway import GatewayApi, gateway_router
 from serving.http import App, Router
-from serving.personalizer import PersonalizerApi
 from serving.problems import PROBLEM_TYPE
 from serving.shard import ShardApi
 from serving.turns import EngineTurns, Limits
@@ -161,8 +158,16 @@ async def service(folder: Path) -> Any:
     async def sync() -> None:
         await asyncio.gather(*(each.call(Engine.sync) for each in turns))
 
-    writer = CatalogueWriter(shop.config().store, encoder, sync)
-    gateway = _gateway([_many(router) for router in routers], writer, encoder)
+    config = shop.config()
+    serving = config.serving.model_copy(update={"max_events": MAX_EVENTS})
+    config = config.model_copy(update={"serving": serving})
+    writer = CatalogueWriter(config.store, encoder, sync)
+    channels = [
+        Channel(_many(router), max_batch=64, max_queue=1000, max_bytes=MAX_BODY_BYTES)
+        for router in routers
+    ]
+    api_of_users = GatewayApi(channels, encoder, max_events=MAX_EVENTS)
+    gateway = gateway_router(config, api_of_users, channels, encoder, writer, sync)
     try:
         yield Service(
             App(gateway, MAX_BODY_BYTES), [App(router, MAX_BODY_BYTES) for router in routers]
@@ -182,34 +187,11 @@ def _many(router: Router) -> Callable[[bytes], Awaitable[bytes]]:
     return lambda payload: answer_many(payload, router.respond)
 
 
-def _gateway(
-    shards: Sequence[Callable[[bytes], Awaitable[bytes]]],
-    writer: CatalogueWriter,
-    encoder: EncoderClient,
-) -> Router:
-    channels = [
-        Channel(many, max_batch=64, max_queue=1000, max_bytes=MAX_BODY_BYTES) for many in shards
-    ]
-    gateway = GatewayApi(channels, encoder, max_events=MAX_EVENTS)
-    parts = (
-        gateway,
-        CatalogueApi(writer, gateway.get_item, MAX_EVENTS),
-        EmbeddingsApi(encoder, MAX_EVENTS),
-    )
-    router = Router()
-    for endpoint in api.ENDPOINTS:
-        (part,) = (part for part in parts if hasattr(part, endpoint.name))
-        router.add(endpoint.method, endpoint.path, getattr(part, endpoint.name), endpoint.access)
-    actions = Actions(gateway.get_item, writer.put)
-    PersonalizerApi(gateway, actions, MAX_EVENTS).add_to(router)
-    add_docs(router, with_keys=False)
-    return router
-
-
 _ODD: tuple[Json, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63) - 1, 10**400, 1e308, -1e308, 5e-324,
     -0.0, 1.5, "", " ", "a", "\x00", "\x1f", "\x7f", "\u202e", "\ud800", "\udfff", "\U0001f600",
-    "x" * 257, "y" * 100_001, "../../etc/passwd", "/etc/passwd", "..%2f..%2f", "%00", "{}", "[]",
+    "x" * 257, "\u00e9" * 200, "y" * 100_001, "../../etc/passwd", "/etc/passwd", "..%2f..%2f",
+    "%00", "{}", "[]",
     "NaN", "null", "0", "1e999", [], {}, [[]], [None], {"": None}, {"a": {"b": {}}},
     [0] * 200, ["a"] * 200, {str(number): number for number in range(200)},
 )  # fmt: skip
@@ -343,11 +325,12 @@ class Requests:
         return body[: rng.integers(len(body) + 1)] if rng.random() < 0.2 else body
 
     def _path(self, template: str) -> str:
-        rng = self._rng
-        path = template
-        for name, known in (("item_id", _IDS), ("user_id", _USERS)):
-            path = path.replace(f"{{{name}}}", self._part(str(rng.choice(known))))
-        return path.replace("{event_id}", self._part(self._event_id()))
+        known = {"item_id": _IDS, "user_id": _USERS, "event_id": [self._event_id()]}
+
+        def filled(match: re.Match[str]) -> str:
+            return self._part(str(self._rng.choice(known.get(match[1], ["shop"]))))
+
+        return re.sub(r"\{(\w+)\}", filled, template)
 
     def _part(self, known: str) -> str:
         kind = self._rng.random()

@@ -87,7 +87,7 @@ def sync_to_disk(path: Path) -> None:
 def _is_release(releases: Path, name: str) -> bool:
     """Say whether `name` is that of a release: one part of a path, and not a hidden one."""
     plain = name.isprintable() and Path(name).name == name and not name.startswith(".")
-    return plain and len(name) < 256 and (releases / name / "release.yaml").is_file()
+    return plain and len(name.encode()) < 256 and (releases / name / "release.yaml").is_file()
 
 
 def _names(path: Path) -> list[str]:

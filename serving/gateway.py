@@ -145,6 +145,10 @@ class GatewayApi:
         """Forward to the user's shard."""
         return await self._by_user(request, request.params[0])
 
+    async def export_user(self, request: Request) -> Response:
+        """Forward to the user's shard."""
+        return await self._by_user(request, request.params[0])
+
     async def delete_user(self, request: Request) -> Response:
         """Forward to the user's shard."""
         return await self._by_user(request, request.params[0])

@@ -15,6 +15,8 @@ from rove.errors import ConfigError
 _ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # else 1000 warnings wait for each other
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # of a client that sends nothing; by default 3600
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # nothing else routes to a local Serve
     "RAY_AUTH_MODE": "token",  # only who has the token of ~/.ray/auth_token may use the cluster
     "RAY_USAGE_STATS_ENABLED": "0",
