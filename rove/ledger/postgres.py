@@ -354,8 +354,13 @@ def _engine(section: StoreSection) -> Engine:
         "idle_in_transaction_session_timeout": f"{_IDLE_S * 1000:.0f}",
     }
 
+    driver: Any = engine.dialect.dbapi
+
     def configure(driver_connection: Any, _record: object) -> None:
         driver_connection.autocommit = True
+        # As text every quote in an array is escaped in Python: 2.5 of 4.5 s for decisions' JSON.
+        arrays = driver.types.array.ListBinaryDumper
+        driver_connection.adapters.register_dumper(list, arrays)
         said = [f"SET {name} = '{value}'" for name, value in settings.items()]
         driver_connection.execute("; ".join(said))
 
