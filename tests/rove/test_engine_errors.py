@@ -116,6 +116,7 @@ def test_an_id_whose_first_request_was_wrong_can_be_used_again(engine: Engine) -
         ({"item_id": "item-99"}, "item 'item-99' is not in the catalogue; add it with PUT"),
         ({"user_id": "a\x00b"}, "user_id must not contain control or unassigned characters"),
         ({"item_id": ""}, "item_id must have 1 to 256 characters, got 0"),
+        ({"text": "a\x00b"}, "text must not contain NUL characters; leave them out"),
         ({"text": "\ud800"}, "text must be valid Unicode, got a lone surrogate at character 0"),
     ],
 )

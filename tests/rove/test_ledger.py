@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from rove.config import StoreSection
 from rove.errors import ConfigError, Conflict, NotFound, StoreUnavailable
@@ -92,6 +93,25 @@ def test_a_decision_comes_back_as_it_went_in(store: StoreSection) -> None:
         assert transaction.decisions(["e2"]) == {"e2": decision("e2")}
     assert ledger.decisions(["e1", "unknown", "e1"]) == {"e1": decision("e1")}
     assert ledger.decisions([]) == {}
+
+
+def test_texts_and_numbers_at_the_edge_come_back_as_they_went_in(store: StoreSection) -> None:
+    """NUL in JSON, quotes, braces and backslashes, the smallest and largest numbers."""
+    strange = 'a\0b "c" {d, NULL} \\ \N{GREEN APPLE} \n'
+    odd = structs.replace(
+        decision("e1"), context={strange: strange}, created_at=5e-324, expires_at=1.8e308 / 1.01
+    )
+    text = strange.replace("\0", "")
+    answer = stored("i1", user_id='{"ann", NULL}', event_id="e1")
+    answer = structs.replace(answer, interaction=structs.replace(answer.interaction, text=text))
+    ledger = Ledger.open(store, 0, 1)
+    with ledger.transaction() as transaction:
+        transaction.add_decisions([odd], {"e1": bytes(range(256))})
+        transaction.add_interactions([answer])
+    assert ledger.decisions(["e1"]) == {"e1": odd}
+    assert ledger.interactions_of("e1") == [answer]
+    (shown,) = ledger.shown_to("ann")
+    assert shown.context_vector == bytes(range(256))
 
 
 def test_an_interaction_comes_back_as_it_went_in(store: StoreSection) -> None:

@@ -99,6 +99,13 @@ def test_rows_without_an_id_among_rows_with_one_get_one(store: StoreSection) -> 
     assert load(store, table).num_stored == 0
 
 
+def test_texts_lose_their_nul_characters(store: StoreSection) -> None:
+    table = history(session=["s\x001", None, "s2"], text=["a\x00b", None, None])
+    assert load(store, table).num_stored == 3
+    assert load(store, table).num_stored == 0
+    assert {row["session"] for row in rows_in(store)} == {"s1", None, "s2"}
+
+
 def test_an_empty_history_creates_the_shards(store: StoreSection) -> None:
     assert load(store).num_read == 0
     assert load(store, history().slice(0, 0)).num_stored == 0
