@@ -26,7 +26,7 @@ from rove.diversity import penalty_of
 from rove.errors import InvalidInput, RoveError
 from rove.events import Alternative, Explanation, RankRequest, Slot
 from rove.item_index import ItemIndex, Rows
-from rove.ope.targets import EMPTY, under_policy
+from rove.opinions import Opinion, Shown, likelihood, places_of
 from rove.policies import policy_of
 from rove.scores import Part, Retriever, Scores, Taste, TextVectors, User, Vectors
 from rove.slates import Penalty, fill
@@ -40,24 +40,6 @@ class Choice:
     seed: int
     num_candidates: int
     candidates_digest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opinion:
-    """What a policy would have chosen, and how probable what was shown would have been."""
-
-    slots: list[Slot]
-    shown: list[float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """The slots of a decision that another policy is asked about."""
-
-    slots: list[Slot]
-    is_given: bool
-    """Whether nobody chose them: then all of them could have been chosen otherwise. Else those
-    that filled up a slate where candidates were lacking are the same for every policy."""
 
 
 _MOST_DECIDERS = 64
@@ -131,11 +113,11 @@ class Decider(Generic[User, Taste, Part]):
         part, found = self.finder.find(cases, vectors)
         able = [number for number, one in enumerate(found) if not isinstance(one, RoveError)]
         batch = [one for one in found if not isinstance(one, RoveError)]
-        slates = self._fill(batch, part)
-        likelihoods = self._likelihoods(batch, [shown[number] for number in able], part)
         opinions: list[Opinion | None] = [None] * len(cases)
-        for number, slots, likelihood in zip(able, slates, likelihoods, strict=True):
-            opinions[number] = Opinion(slots=slots, shown=likelihood)
+        for number, one, slots in zip(able, batch, self._fill(batch, part), strict=True):
+            opinions[number] = Opinion(
+                slots=slots, shown=self._likelihood(one, shown[number], part)
+            )
         return opinions
 
     def _cases(
@@ -167,46 +149,22 @@ class Decider(Generic[User, Taste, Part]):
             candidates_digest=digest_of_rows(rows),
         )
 
-    def _likelihoods(
-        self,
-        batch: Sequence[Candidates[User, Taste]],
-        shown: Sequence[Shown],
-        part: Part,
-    ) -> list[list[float]]:
+    def _likelihood(
+        self, candidates: Candidates[User, Taste], shown: Shown, part: Part
+    ) -> list[float]:
         """Return the probability of each slot that was shown, given the slots before."""
-        likelihoods: list[list[float]] = []
-        for one, slate in zip(batch, shown, strict=True):
-            places = self._places(one.rows, slate)
-            known = places.index(None) if None in places else len(places)
-            none = [0.0] * (len(places) - known)
-            if not known or not len(one.rows):
-                likelihoods.append(none)
-                continue
-            mean_1S, deviation_1S = self._scores([one], part)
-            target = under_policy(
-                self._policy,
-                self._scorer.expected(mean_1S) if self._in_rewards else mean_1S,
-                deviation_1S,
-                None,
-                np.array([places[:known]], np.intp),
-                [np.random.Generator(np.random.PCG64(one.case.seed))],
-                max_explore_slots=self._section.max_explore_slots,
-                penalty=self._penalty([one], mean_1S) if known > 1 else None,
-            )
-            likelihoods.append(target.probability_NK[0].tolist() + none)
-        return likelihoods
-
-    def _places(self, rows: Rows, shown: Shown) -> list[int | None]:
-        """Return where what was shown is among candidates; None: not there, EMPTY: not chosen."""
-        place_of = {row: place for place, row in enumerate(rows.tolist())}
-        return [
-            EMPTY
-            if slot.reason == "baseline" and not shown.is_given
-            else place_of.get(row)
-            if (row := self._index.row(slot.item_id)) is not None
-            else None
-            for slot in shown.slots
-        ]
+        places = places_of(shown, candidates.rows, self._index)
+        none = [0.0] * (len(shown.slots) - len(places))
+        if not places or not len(candidates.rows):
+            return [1.0] * len(places) + none
+        mean_1S, deviation_1S = self._scores([candidates], part)
+        penalty = self._penalty([candidates], mean_1S) if len(places) > 1 else None
+        mean_1S = self._scorer.expected(mean_1S) if self._in_rewards else mean_1S
+        seed, explorable = candidates.case.seed, self._section.max_explore_slots
+        return (
+            likelihood(self._policy, mean_1S, deviation_1S, places, seed, explorable, penalty)
+            + none
+        )
 
     def _scores(
         self, group: Sequence[Candidates[User, Taste]], part: Part

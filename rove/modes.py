@@ -17,10 +17,11 @@ import msgspec
 from msgspec import Struct, structs
 
 from rove.config import PolicySection
-from rove.deciding import Choice, Shown
+from rove.deciding import Choice
 from rove.errors import RoveError
 from rove.events import RankRequest, Slot
 from rove.ledger.ledger import Ledger, Transaction
+from rove.opinions import Shown
 from rove.records import Agreement, Beside
 from rove.scores import TextVectors
 from rove.shown.view import ShownView

@@ -21,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rove.config import Config, PolicySection
-from rove.deciding import Choice, Decider, Deciders, Opinion, Shown
+from rove.deciding import Choice, Decider, Deciders
 from rove.errors import RoveError
 from rove.events import RankRequest
 from rove.item_index import ItemIndex
 from rove.item_means import ItemMeans
 from rove.ledger.items import ItemStore
 from rove.ledger.ledger import History, Ledger, Statistics, StoredInteraction, Transaction
+from rove.opinions import Opinion, Shown
 from rove.profiles import profile_of
 from rove.records import ItemTaste, UserProfile
 from rove.release import Release

@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rove.config import Config, PolicySection
-from rove.deciding import Choice, Decider, Deciders, Opinion
-from rove.deciding import Shown as ShownSlots
+from rove.deciding import Choice, Decider, Deciders
 from rove.errors import RoveError
 from rove.events import RankRequest
 from rove.item_index import ItemIndex
@@ -33,6 +32,8 @@ from rove.ledger.ledger import (
 )
 from rove.ledger.shown import Answer, Shown
 from rove.mixed.past import NUM_PAST
+from rove.opinions import Opinion
+from rove.opinions import Shown as ShownSlots
 from rove.profiles import profile_of
 from rove.records import ItemTaste, UserProfile
 from rove.release import Release, prior_of
