@@ -11,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from sqlalchemy import (
+    ARRAY,
     BindParameter,
     Connection,
+    String,
+    any_,
     bindparam,
     func,
     select,
@@ -50,6 +53,10 @@ _decode_context = msgspec.json.Decoder(Context).decode
 _ids: BindParameter[Sequence[str]] = bindparam("ids", expanding=True)
 _select_decisions = select(decisions).where(decisions.c.event_id.in_(_ids))
 _select_known = select(interactions.c.interaction_id).where(interactions.c.interaction_id.in_(_ids))
+# One parameter instead of one an id: of a hundred, a third of the time of this process.
+_select_known_of_array = select(interactions.c.interaction_id).where(
+    interactions.c.interaction_id == any_(bindparam("ids", type_=ARRAY(String)))
+)
 _select_revision = select(func.max(item_statistics.c.revision)).where(
     item_statistics.c.release == bindparam("release")
 )
@@ -84,6 +91,9 @@ class Transaction:
 
     def known_interactions(self, ids: Sequence[str]) -> set[str]:
         """Return those of `ids` that are stored."""
+        if self._connection.dialect.name == "postgresql":
+            found = self._connection.execute(_select_known_of_array, {"ids": list(ids)})
+            return set(found.scalars())
         known: set[str] = set()
         for part in parts_of(ids):
             known.update(self._connection.execute(_select_known, {"ids": part}).scalars())
