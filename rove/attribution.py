@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rove.errors import shown
 from rove.events import Decision, Interaction
-from rove.ledger.records import StoredStatus
+from rove.records import StoredStatus
 
 
 def attribution(

@@ -42,7 +42,7 @@ from rove.ledger.items import ItemStore
 from rove.ledger.ledger import Ledger, StoredInteraction
 from rove.modes import Agreements, decide
 from rove.policy_store import PolicyStore
-from rove.records import Beside, DecisionRecord, Erasure, PolicyState, UserProfile
+from rove.records import Beside, DecisionRecord, Erasure, PolicyState, UserExport, UserProfile
 from rove.refit import refit
 from rove.regulating import Regulation
 from rove.release import Release, current, latest
@@ -229,6 +229,11 @@ class Engine:
         if len(history) == 0:
             raise NotFound(f"nothing is stored of user {shown(user_id)}")
         return self.view.profile(user_id, history)
+
+    def export(self, user_id: str, after: str | None = None) -> UserExport:
+        """Return a page of what is held of a user; `after` is the `next` of the page before."""
+        self._settle_doubts()
+        return rights.export(self._ledger, self.view, user_id, after)
 
     def erase(self, user_id: str) -> Erasure:
         """Delete all rows of a user and take back what was learnt from them; see `rove.rights`."""

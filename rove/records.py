@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from rove.events import Decision, Slot
+from rove.events import Decision, Interaction, Slot
+
+StoredStatus = Literal["accepted", "unattributed", "late"]
 
 
 class Beside(Struct, frozen=True, kw_only=True):
@@ -96,6 +98,40 @@ class UserProfile(Struct, frozen=True, kw_only=True):
     """The past items that count most, at most 100."""
     taste_mean: list[float]
     """Mean of the posterior over the release's factors, (D,)."""
+
+
+class StoredInteraction(Struct, frozen=True, kw_only=True):
+    """An interaction as the ledger keeps it; `interaction.timestamp` is filled in."""
+
+    interaction: Interaction
+    reward: float
+    status: StoredStatus
+    received_at: float
+    session: str | None = None
+    """What happened together (an invoice, a visit), where a file says so."""
+
+
+class UserDecision(Struct, frozen=True, kw_only=True):
+    """A decision of a user, with all that is kept of it."""
+
+    decision: Decision
+    beside: list[Beside]
+    context_vector: bytes | None = None
+    """What the encoder made of the context's text: float16, little endian (base64 in JSON)."""
+
+
+class UserExport(Struct, frozen=True, kw_only=True):
+    """What is held of a user: all of it, or a page of at most 500 rows of each kind."""
+
+    user_id: str
+    profile: UserProfile | None = None
+    """What was learnt; null for a user who did nothing yet, and in pages after the first."""
+    decisions: list[UserDecision]
+    """In order of their ids."""
+    interactions: list[StoredInteraction]
+    """In order of arrival."""
+    next: str | None = None
+    """Ask again with this as `after`; null: that was all."""
 
 
 class Erasure(Struct, frozen=True, kw_only=True):

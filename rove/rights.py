@@ -1,4 +1,4 @@
-"""The rights of the people in the ledger: to be forgotten.
+"""The rights of the people in the ledger: to be told, and to be forgotten.
 
 Erasing deletes a person's rows and takes the person's share out of the item statistics since the
 release, in one transaction; other shards follow as with every write. Event time does not go back.
@@ -7,11 +7,12 @@ What the release in service was learnt from is not taken back: the next one is l
 
 from __future__ import annotations
 
-from rove.errors import NotFound, shown
+from rove.errors import InvalidInput, NotFound, shown
 from rove.event_ids import new_event_id
+from rove.ledger.export import NUM_ROWS
 from rove.ledger.ledger import Ledger, Receipt
 from rove.ledger.rights import is_of
-from rove.records import Erasure
+from rove.records import Erasure, UserExport
 from rove.shown.view import ShownView
 from rove.view import View
 
@@ -38,6 +39,36 @@ def erasure(ledger: Ledger, erasure_id: str, user_id: str | None) -> Erasure:
     if user_id is not None and not is_of(receipt, erasure_id, user_id):
         raise NotFound(f"erasure {shown(erasure_id)} is not of this user; check user_id")
     return _erasure(erasure_id, user_id, receipt)
+
+
+def export(ledger: Ledger, view: View | ShownView, user_id: str, after: str | None) -> UserExport:
+    """Return a page of what is held of a user; `after` is the `next` of the page before."""
+    sequence, event_id = _place(after)
+    decisions, interactions, last = ledger.export(user_id, sequence, event_id)
+    profile = None
+    if after is None:
+        history = ledger.history(user_id)
+        if not decisions and len(history) == 0:
+            raise NotFound(f"nothing is stored of user {shown(user_id)}")
+        profile = view.profile(user_id, history) if len(history) else None
+    is_last = max(len(decisions), len(interactions)) < NUM_ROWS
+    last_id = decisions[-1].decision.event_id if decisions else event_id
+    return UserExport(
+        user_id=user_id,
+        profile=profile,
+        decisions=list(decisions),
+        interactions=interactions,
+        next=None if is_last else f"{last}.{last_id}",
+    )
+
+
+def _place(after: str | None) -> tuple[int, str]:
+    if after is None:
+        return 0, ""
+    sequence, point, event_id = after.partition(".")
+    if not point or not sequence.isdecimal() or not sequence.isascii() or len(sequence) > 18:
+        raise InvalidInput(f"after must be the next of a page, got {shown(after)}", field="after")
+    return int(sequence), event_id
 
 
 def _erasure(erasure_id: str, user_id: str | None, receipt: Receipt) -> Erasure:

@@ -23,7 +23,7 @@ from rove.messages import (
     Topology,
     UserReference,
 )
-from rove.records import DecisionRecord, Erasure, PolicyState, UserProfile
+from rove.records import DecisionRecord, Erasure, PolicyState, UserExport, UserProfile
 from serving.access import Access
 from serving.schemas import (
     Embeddings,
@@ -38,6 +38,9 @@ from serving.schemas import (
 
 USER_QUERY = "user_id"
 """Query parameter of the event routes: whose decision it is; saves the search among the shards."""
+
+AFTER_QUERY = "after"
+"""Query parameter of an export: the `next` of the page before."""
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -178,6 +181,18 @@ GET_USER = Endpoint(
     tag="users",
     summary="What is known and was learnt about a user.",
     answer=UserProfile,
+    problems=(400, 404, 421, 429, 503),
+    on_shard=True,
+)
+EXPORT_USER = Endpoint(
+    name="export_user",
+    method="GET",
+    path="/v1/users/{user_id}/export",
+    tag="users",
+    summary="All that is held about a user, in pages: ask again with `after` = `next` until that "
+    "is null.",
+    answer=UserExport,
+    query=(AFTER_QUERY,),
     problems=(400, 404, 421, 429, 503),
     on_shard=True,
 )
@@ -349,7 +364,7 @@ ENDPOINTS = (
     GET_ITEM, PUT_ITEM, DELETE_ITEM, PUT_ITEMS,
     GET_POLICIES, GET_POLICY, PUT_POLICY, PROMOTE_POLICY, ROLL_BACK_POLICY,
     GET_RELEASES, PROMOTE_RELEASE, ROLL_BACK_RELEASE,
-    GET_USER, DELETE_USER, ERASURE, EMBEDDINGS, TOPOLOGY, HEALTH, READY,
+    GET_USER, EXPORT_USER, DELETE_USER, ERASURE, EMBEDDINGS, TOPOLOGY, HEALTH, READY,
 )  # fmt: skip
 """What the gateway serves."""
 

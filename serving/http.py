@@ -72,17 +72,17 @@ class Request(Struct, array_like=True):
     """When it must be answered, in this process's monotonic time; 0: whenever. Between processes,
     the seconds left."""
 
-    def argument(self, name: str) -> str | None:
-        """Return the first value of a query parameter, an id."""
+    def argument(self, name: str, max_length: int = MAX_ID_LENGTH) -> str | None:
+        """Return the first value of a query parameter, an id unless it may be longer."""
         if not self.query:
             return None
         try:
             values = parse_qs(self.query, keep_blank_values=True, errors="strict").get(name)
         except UnicodeDecodeError:
             raise InvalidInput(f"the query is not UTF-8: {shown(self.query)}") from None
-        if values and not 0 < len(values[0]) <= MAX_ID_LENGTH:
+        if values and not 0 < len(values[0]) <= max_length:
             raise InvalidInput(
-                f"{name} must have 1 to {MAX_ID_LENGTH} characters, got {shown(values[0])}",
+                f"{name} must have 1 to {max_length} characters, got {shown(values[0])}",
                 field=name,
             )
         return values[0] if values else None

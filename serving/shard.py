@@ -23,7 +23,15 @@ from rove.config import Config
 from rove.engine import Engine
 from rove.errors import InvalidInput, NotFound
 from rove.event_ids import new_event_id
-from rove.events import Decision, Interaction, InteractionType, Outcome, RankRequest, Slot
+from rove.events import (
+    MAX_ID_LENGTH,
+    Decision,
+    Interaction,
+    InteractionType,
+    Outcome,
+    RankRequest,
+    Slot,
+)
 from rove.messages import EventOutcomes, RewardRequest, ShardState, UserReference
 from rove.shown.contexts import text_of
 from serving import api
@@ -148,6 +156,13 @@ class ShardApi:
         (user_id,) = request.params
         self._check_owner(user_id)
         return Response(200, _encode(await self._turns.call(lambda e: e.user(user_id))))
+
+    async def export_user(self, request: Request) -> Response:
+        """Return a page of what is held about a user."""
+        (user_id,) = request.params
+        self._check_owner(user_id)
+        after = request.argument(api.AFTER_QUERY, 2 * MAX_ID_LENGTH)
+        return Response(200, _encode(await self._turns.call(lambda e: e.export(user_id, after))))
 
     async def delete_user(self, request: Request) -> Response:
         """Erase a user and return the receipt."""

@@ -17,7 +17,7 @@ from rove.client.recording import Deliver, Play
 from rove.client.steps import Alone, Answer, Lost, Send, Talk, Together, Wait
 from rove.events import Decision, Interaction, Outcome, RankRequest
 from rove.messages import ItemOutcome, Readiness, RewardRequest, Topology
-from rove.records import DecisionRecord, Erasure, UserProfile
+from rove.records import DecisionRecord, Erasure, UserExport, UserProfile
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -85,6 +85,10 @@ class AsyncRoveClient(BaseClient):
     async def user(self, user_id: str) -> UserProfile:
         """Return what is known and was learnt about a user."""
         return await self._play(self._talks.ask(calls.user(user_id)))
+
+    async def export_user(self, user_id: str) -> UserExport:
+        """Return all that is held about a user."""
+        return await self._play(self._talks.export_user(user_id))
 
     async def delete_user(self, user_id: str) -> Erasure:
         """Erase a user; return the receipt."""

@@ -26,7 +26,7 @@ from rove.messages import (
     Topology,
     UserReference,
 )
-from rove.records import DecisionRecord, Erasure, UserProfile
+from rove.records import DecisionRecord, Erasure, UserExport, UserProfile
 
 T = TypeVar("T")
 MAX_ROWS = 1000
@@ -156,6 +156,12 @@ def delete_item(item_id: str) -> Call[None]:
 def user(user_id: str) -> Call[UserProfile]:
     """Read a user's profile."""
     return _of_user("GET", user_id, "", _reader(UserProfile))
+
+
+def export_user(user_id: str, after: str | None) -> Call[UserExport]:
+    """Read a page of what is held about a user."""
+    rest = "/export" if after is None else f"/export?after={quote(after, safe='')}"
+    return _of_user("GET", user_id, rest, _reader(UserExport))
 
 
 def delete_user(user_id: str) -> Call[Erasure]:

@@ -19,7 +19,7 @@ from rove.client.recording import Deliver, Play
 from rove.client.steps import Alone, Answer, Lost, Send, Talk, Together, Wait
 from rove.events import Decision, Interaction, Outcome, RankRequest
 from rove.messages import ItemOutcome, Readiness, RewardRequest, Topology
-from rove.records import DecisionRecord, Erasure, UserProfile
+from rove.records import DecisionRecord, Erasure, UserExport, UserProfile
 
 T = TypeVar("T")
 _THREADS = 16
@@ -102,6 +102,10 @@ class RoveClient(BaseClient):
     def user(self, user_id: str) -> UserProfile:
         """Return what is known and was learnt about a user."""
         return self._play(self._talks.ask(calls.user(user_id)))
+
+    def export_user(self, user_id: str) -> UserExport:
+        """Return all that is held about a user."""
+        return self._play(self._talks.export_user(user_id))
 
     def delete_user(self, user_id: str) -> Erasure:
         """Erase a user; return the receipt."""

@@ -30,6 +30,7 @@ from rove.client.steps import Alone, Answer, Lost, Send, Talk, Together, Wait
 from rove.event_ids import new_event_id
 from rove.events import Decision, Interaction, Outcome, RankRequest
 from rove.messages import ItemOutcome, Topology
+from rove.records import UserExport
 
 T = TypeVar("T")
 Result = Outcome | ClientError
@@ -96,6 +97,17 @@ class Talks:
             for number, result in zip(part, answer, strict=True)
         }
         return [results[number] for number in range(len(rows))]
+
+    def export_user(self, user_id: str) -> Talk[UserExport]:
+        """Read all pages of what is held about a user, and return them as one."""
+        page = yield from self.ask(calls.export_user(user_id, None))
+        decisions, interactions = page.decisions, page.interactions
+        after = page.next
+        while after is not None:
+            more = yield from self.ask(calls.export_user(user_id, after))
+            decisions, interactions = decisions + more.decisions, interactions + more.interactions
+            after = more.next
+        return structs.replace(page, decisions=decisions, interactions=interactions, next=None)
 
     def put_items(self, items: Sequence[Item]) -> Talk[list[ItemOutcome]]:
         """Add or replace items."""

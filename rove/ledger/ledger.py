@@ -45,6 +45,7 @@ from rove.ledger.database import (
     read_meta,
     shard_part,
 )
+from rove.ledger.export import decisions_of, interactions_of
 from rove.ledger.lease import Lease, add_lease
 from rove.ledger.records import Erased as Erased
 from rove.ledger.records import History as History
@@ -54,7 +55,7 @@ from rove.ledger.records import Statistics as Statistics
 from rove.ledger.records import StoredInteraction as StoredInteraction
 from rove.ledger.records import TrialParts as TrialParts
 from rove.ledger.records import TrialSums as TrialSums
-from rove.ledger.records import stored_interaction
+from rove.ledger.rows import stored_interaction
 from rove.ledger.scan import all_interactions
 from rove.ledger.schema import (
     SCHEMA_VERSION,
@@ -70,7 +71,7 @@ from rove.ledger.shown import Shown, answered_since, shown_to, shown_until
 from rove.ledger.store import open_store
 from rove.ledger.transaction import Transaction as Transaction
 from rove.ledger.transaction import read_decisions
-from rove.records import Beside
+from rove.records import Beside, UserDecision
 
 _SCRUB_RETRY_S = 1.0
 _decode_beside = msgspec.json.Decoder(list[Beside]).decode
@@ -287,6 +288,14 @@ class Ledger:
     def state(self, key: str) -> str | None:
         """Return what `Transaction.put_state` kept under a key."""
         return read_meta(self._database, ledger_meta).get(key)
+
+    def export(
+        self, user_id: str, sequence: int, event_id: str
+    ) -> tuple[Sequence[UserDecision], list[StoredInteraction], int]:
+        """Return a user's decisions after an id, interactions after a number, and their last."""
+        with self._database.reading() as connection:
+            rows, last = interactions_of(connection, user_id, sequence)
+            return decisions_of(connection, user_id, event_id), rows, last
 
     def receipt(self, erasure_id: str) -> Receipt | None:
         """Return the receipt of an erasure, if there is one of that id."""

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
-from sqlalchemy import Row
 
-from rove.events import Interaction, InteractionType
+from rove.records import StoredInteraction as StoredInteraction
+from rove.records import StoredStatus as StoredStatus
 
-StoredStatus = Literal["accepted", "unattributed", "late"]
 Floats = npt.NDArray[np.float64]
-
-
-class StoredInteraction(Struct, frozen=True, kw_only=True):
-    """An interaction as the ledger keeps it; `interaction.timestamp` is filled in."""
-
-    interaction: Interaction
-    reward: float
-    status: StoredStatus
-    received_at: float
-    session: str | None = None
-    """What happened together (an invoice, a visit), where a file says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,16 +97,3 @@ class Receipt:
     """In service then."""
     person: str = ""
     """See `rove.ledger.rights`."""
-
-
-def stored_interaction(row: Row[Any]) -> StoredInteraction:
-    """Return the record of a row of `interactions`."""
-    fields: dict[str, Any] = {name: getattr(row, name) for name in Interaction.__struct_fields__}
-    fields["type"] = InteractionType(row.type)
-    return StoredInteraction(
-        interaction=Interaction(**fields),
-        reward=row.reward,
-        status=row.status,
-        received_at=row.received_at,
-        session=row.session,
-    )

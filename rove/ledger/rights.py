@@ -16,7 +16,8 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select,
 from sqlalchemy.sql import ColumnElement
 
 from rove.ledger.database import Insertion
-from rove.ledger.records import Erased, Receipt, StoredInteraction, TrialParts, stored_interaction
+from rove.ledger.records import Erased, Receipt, StoredInteraction, TrialParts
+from rove.ledger.rows import stored_interaction
 from rove.ledger.schema import (
     decisions,
     erasures,
