@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import ray
 import ray.train
+from ray.exceptions import ActorDiedError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -102,7 +103,8 @@ def train(
         ),
         run_config=RunConfig(
             name=RUN,
-            storage_path=storage.address,
+            storage_path=storage.folder,
+            storage_filesystem=storage.filesystem,  # with its endpoint, whatever nodes know
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=num_to_keep),
         ),
@@ -111,6 +113,11 @@ def train(
         trainer.fit()
     except TrainingFailedError as error:
         raise plain(error) from None
+    except ActorDiedError as error:
+        raise RoveError(
+            f"Ray Train's controller failed: {_last_line(error)}; its node must be able to write "
+            f"to {storage.address}"
+        ) from None
 
 
 def warn_of_copy(paths: Iterable[Path | str | None]) -> None:
@@ -149,6 +156,9 @@ def plain(error: BaseException) -> RoveError:
             return seen
         inner = getattr(seen, "_base_exc", None) or getattr(seen, "cause", None)
         seen = inner or getattr(seen, "controller_failure", None) or seen.__cause__
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    detail = lines[-1].strip() if lines else repr(cause)
-    return RoveError(f"the workers failed and were not replaced any more: {detail}")
+    return RoveError(f"the workers failed and were not replaced any more: {_last_line(cause)}")
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), repr(error))

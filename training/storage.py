@@ -2,7 +2,8 @@
 
 S3's key, region and endpoint are those of the AWS clients: `AWS_ACCESS_KEY_ID`,
 `AWS_SECRET_ACCESS_KEY`, `AWS_DEFAULT_REGION` and `AWS_ENDPOINT_URL` in the surroundings of the
-command and of every node, `~/.aws`, or the machine's role. No key is written or sent to workers.
+command, `~/.aws`, or the machine's role. The endpoint goes to every node; a key is never written or
+sent, each node needs its own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Storage:
     """A place that can be written."""
 
     address: str
-    """As Ray takes it: an absolute path or an address."""
+    """An absolute path or an address."""
     filesystem: pa.fs.FileSystem
     folder: str
     """`address` within the file system."""
