@@ -106,13 +106,18 @@ def shown(decision: Decision) -> list[str]:
     return [slot.item_id for slot in decision.slots]
 
 
-def best_items(engine: Engine, user_id: str, num: int) -> list[str]:
-    """Return the items of the largest exact means among all that can be shown."""
+def means_of(engine: Engine, user_id: str) -> dict[str, float]:
+    """Return the exact mean of every item that can be shown."""
     scorer, index = view_of(engine).scorer, view_of(engine).index
     taste = scorer.taste(view_of(engine).users.get(user_id), view_of(engine).now_s)
-    mean_J = scorer.catalogue_means(scorer.item_part(), [taste])[0]
-    mean_J[~index.active] = -np.inf
-    return [index.ids[row] for row in np.argsort(-mean_J)[:num].tolist()]
+    mean_J = scorer.catalogue_means(scorer.item_part(), [taste])[0].tolist()
+    return {index.ids[row]: mean_J[row] for row in np.flatnonzero(index.active).tolist()}
+
+
+def best_items(engine: Engine, user_id: str, num: int) -> list[str]:
+    """Return the items of the largest exact means among all that can be shown."""
+    means = means_of(engine, user_id)
+    return sorted(means, key=lambda item_id: -means[item_id])[:num]
 
 
 def test_it_finds_the_largest_inner_products() -> None:
@@ -297,9 +302,11 @@ def test_propensities_are_those_of_the_draws(shop: Shop) -> None:
 def test_a_request_for_much_of_the_catalogue_is_scored_whole(shop: Shop) -> None:
     engine = shop.engine(kind="greedy")
     decision = rank(engine, request("ann", k=1500))
-    score_of = {slot.item_id: slot.score for slot in decision.slots}
-    expected = best_items(engine, "ann", 1500)  # equal scores may come in another order
-    assert [score_of[item_id] for item_id in expected] == [s.score for s in decision.slots]
+    scores = means_of(engine, "ann")
+    expected = [scores[item_id] for item_id in best_items(engine, "ann", 1500)]
+    # Equal scores may come in another order, and of those of the last place some are left out.
+    assert [slot.score for slot in decision.slots] == expected
+    assert [scores[slot.item_id] for slot in decision.slots] == expected
 
 
 def test_an_index_that_would_have_to_read_everything_is_not_kept(
