@@ -494,6 +494,16 @@ class AccessSection(Section):
         return self
 
 
+class PrivacySection(Section):
+    """What is kept of who somebody is."""
+
+    pseudonymise: bool = False
+    """Store keyed pseudonyms (HMAC-SHA256) in place of users' ids; callers go on using the ids. For
+    the life of a ledger: one that was written otherwise, or with another key, is refused."""
+    key_file: Path | None = None
+    """The key of the pseudonyms, at least 32 bytes; the variable ROVE_PSEUDONYM_KEY when absent."""
+
+
 class Config(Section):
     """The whole tree."""
 
@@ -516,6 +526,7 @@ class Config(Section):
     adapt: AdaptSection = AdaptSection()
     serving: ServingSection = ServingSection()
     access: AccessSection = AccessSection()
+    privacy: PrivacySection = PrivacySection()
 
     @model_validator(mode="after")
     def _keys_where_others_reach_it(self) -> Self:

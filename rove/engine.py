@@ -42,6 +42,7 @@ from rove.ledger.items import ItemStore
 from rove.ledger.ledger import Ledger, StoredInteraction
 from rove.modes import Agreements, decide
 from rove.policy_store import PolicyStore
+from rove.pseudonyms import Pseudonyms
 from rove.records import Beside, DecisionRecord, Erasure, PolicyState, UserExport, UserProfile
 from rove.refit import refit
 from rove.regulating import Regulation
@@ -64,12 +65,18 @@ class Engine:
     """One shard's recommender."""
 
     def __init__(
-        self, config: Config, ledger: Ledger, store: ItemStore, clock: Callable[[], float]
+        self,
+        config: Config,
+        ledger: Ledger,
+        store: ItemStore,
+        clock: Callable[[], float],
+        names: Pseudonyms,
     ) -> None:
         self._config = config
         self._ledger = ledger
         self._store = store
         self._clock = clock
+        self._names = names
         self._rewards = RewardMap.from_config(config.rewards)
         self.policies = PolicyStore(config, store)
         self._agreements = Agreements(ledger)
@@ -91,11 +98,12 @@ class Engine:
         """Open the release in service and one shard's ledger."""
         num_shards = config.serving.shards if num_shards is None else num_shards
         with ExitStack() as opened:
-            ledger = Ledger.open(config.store, shard, num_shards)
+            names = Pseudonyms.of_config(config.privacy)
+            ledger = Ledger.open(config.store, shard, num_shards, user_ids=names.mark)
             opened.callback(ledger.close)
             store = ItemStore.open(config.store)
             opened.callback(store.close)
-            engine = cls(config, ledger, store, clock)
+            engine = cls(config, ledger, store, clock, names)
             opened.pop_all()
         return engine
 
@@ -125,12 +133,14 @@ class Engine:
         for something else. `vectors` has the encoder's vector of every text in `texts_to_read`.
         """
         self._settle_doubts()
+        asked, requests = requests, list(requests)
         results: list[Decision | RoveError | None] = [None] * len(requests)
         digests: dict[int, str] = {}
-        for number, request in enumerate(requests):
+        for number, request in enumerate(asked):
             try:
                 self._check(request)
-                digests[number] = digest_of(request)
+                requests[number] = named = self._named(request)
+                digests[number] = digest_of(named)
             except RoveError as error:
                 results[number] = error
         fresh: dict[str, int] = {}
@@ -149,7 +159,11 @@ class Engine:
         for number, event_id in repeated:
             decision = before.get(event_id) or decisions.get(event_id)
             results[number] = answer_again(decision, digests[number], event_id)
-        return [result for result in results if result is not None]
+        return [
+            _told(result, request.user_id) if isinstance(result, Decision) else result
+            for request, result in zip(asked, results, strict=True)
+            if result is not None
+        ]
 
     def observe(self, interactions: Sequence[Interaction]) -> list[Outcome]:
         """Store interactions, learn from them, and say what became of each."""
@@ -170,10 +184,13 @@ class Engine:
             self._store_and_learn(checked, outcomes)
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def activate(self, event_id: str) -> Decision:
-        """Activate a deferred decision, in time; an active one stays as it is."""
+    def activate(self, event_id: str, user_id: str | None = None) -> Decision:
+        """Activate a deferred decision, in time; an active one stays as it is.
+
+        With a user, only if it is that user's.
+        """
         self._settle_doubts()
-        decision = self._decision(event_id)
+        decision = self._decision(event_id, user_id)
         if decision.activated_at is not None:
             return decision
         now = self._clock()
@@ -188,9 +205,12 @@ class Engine:
         learn()
         return structs.replace(decision, activated_at=now)
 
-    def decision(self, event_id: str) -> DecisionRecord:
-        """Return the record of a decision and what came of it."""
-        decision = self._decision(event_id)
+    def decision(self, event_id: str, user_id: str | None = None) -> DecisionRecord:
+        """Return the record of a decision and what came of it; with a user, only if it is theirs.
+
+        The decision names the user as the caller does, or else as the ledger does.
+        """
+        decision = self._decision(event_id, user_id)
         by_slot: dict[int, list[StoredInteraction]] = {}
         slot_of = {slot.item_id: slot.slot for slot in decision.slots}
         for stored in self._ledger.interactions_of(event_id):
@@ -225,25 +245,30 @@ class Engine:
     def user(self, user_id: str) -> UserProfile:
         """Return what is stored of a user and what was learnt from it."""
         self._settle_doubts()
-        history = self._ledger.history(user_id)
+        named = self._names.of(user_id)
+        history = self._ledger.history(named)
         if len(history) == 0:
             raise NotFound(f"nothing is stored of user {shown(user_id)}")
-        return self.view.profile(user_id, history)
+        return structs.replace(self.view.profile(named, history), user_id=user_id)
 
     def export(self, user_id: str, after: str | None = None) -> UserExport:
         """Return a page of what is held of a user; `after` is the `next` of the page before."""
         self._settle_doubts()
-        return rights.export(self._ledger, self.view, user_id, after)
+        page = rights.export(self._ledger, self.view, self._names.of(user_id), after)
+        return rights.told(page, user_id)
 
     def erase(self, user_id: str) -> Erasure:
         """Delete all rows of a user and take back what was learnt from them; see `rove.rights`."""
         check_id(user_id, "user_id")
         self._settle_doubts()
-        return rights.erase(self._ledger, self.view, user_id, self._clock())
+        named = self._names.of(user_id)
+        receipt = rights.erase(self._ledger, self.view, named, self._clock())
+        return structs.replace(receipt, user_id=user_id)
 
     def erasure(self, erasure_id: str, user_id: str | None = None) -> Erasure:
         """Return the receipt of an erasure; with a user, only if it is of that user."""
-        return rights.erasure(self._ledger, erasure_id, user_id)
+        named = None if user_id is None else self._names.of(user_id)
+        return structs.replace(rights.erasure(self._ledger, erasure_id, named), user_id=user_id)
 
     def sync(self) -> None:
         """Follow the catalogue, the policies, the other shards, and the release in service."""
@@ -285,6 +310,11 @@ class Engine:
 
     def _text_of(self, context: Context | None) -> str | None:
         return text_of(context) if self._config.feedback == "shown" else None
+
+    def _named(self, request: RankRequest) -> RankRequest:
+        """Return the request with the user's id as the ledger has it."""
+        user_id = self._names.of(request.user_id)
+        return request if user_id == request.user_id else structs.replace(request, user_id=user_id)
 
     def _check(self, request: RankRequest) -> None:
         check_context(request.context)
@@ -407,7 +437,8 @@ class Engine:
                 field="item_id",
             )
         # A clock that runs ahead must not age what others did.
-        return structs.replace(interaction, timestamp=min(timestamp, now))
+        user_id = self._names.of(interaction.user_id)
+        return structs.replace(interaction, user_id=user_id, timestamp=min(timestamp, now))
 
     def _store_and_learn(
         self,
@@ -439,11 +470,22 @@ class Engine:
             transaction.add_interactions(stored)
         learn()
 
-    def _decision(self, event_id: str) -> Decision:
+    def _decision(self, event_id: str, user_id: str | None = None) -> Decision:
         decision = self._ledger.decisions([event_id]).get(event_id)
         if decision is None:
             raise NotFound(f"there is no decision {shown(event_id)}")
+        if user_id is None:
+            return decision
+        if self._names.of(user_id) != decision.user_id:
+            raise NotFound(f"this user has no decision {shown(event_id)}; check user_id")
+        return _told(decision, user_id)
+
+
+def _told(decision: Decision, user_id: str) -> Decision:
+    """Return a decision that names its user as the caller does."""
+    if decision.user_id == user_id:
         return decision
+    return structs.replace(decision, user_id=user_id)
 
 
 def _outcome(interaction: Interaction, status: Status, reason: str | None = None) -> Outcome:

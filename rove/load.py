@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rove.config import Config
 from rove.errors import ConfigError
 from rove.ledger.load import load_history
+from rove.pseudonyms import Pseudonyms
 from rove.readers import read_interactions
 from rove.rewards import RewardMap
 
@@ -19,7 +20,11 @@ def run(path: str, overrides: Sequence[str]) -> int:
     table, read = read_interactions(config.data.interactions)
     print("\n".join(read.lines()))
     report = load_history(
-        config.store, config.serving.shards, [table], RewardMap.from_config(config.rewards)
+        config.store,
+        config.serving.shards,
+        [table],
+        RewardMap.from_config(config.rewards),
+        Pseudonyms.of_config(config.privacy),
     )
     print(
         f"{report.num_stored:,} interactions of {report.num_users:,} users stored in "

@@ -7,6 +7,8 @@ What the release in service was learnt from is not taken back: the next one is l
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from rove.errors import InvalidInput, NotFound, shown
 from rove.event_ids import new_event_id
 from rove.ledger.export import NUM_ROWS
@@ -59,6 +61,24 @@ def export(ledger: Ledger, view: View | ShownView, user_id: str, after: str | No
         decisions=list(decisions),
         interactions=interactions,
         next=None if is_last else f"{last}.{last_id}",
+    )
+
+
+def told(page: UserExport, user_id: str) -> UserExport:
+    """Return a page that names its user as the caller does."""
+    if page.user_id == user_id:
+        return page
+    profile = page.profile and structs.replace(page.profile, user_id=user_id)
+    decisions = [
+        structs.replace(one, decision=structs.replace(one.decision, user_id=user_id))
+        for one in page.decisions
+    ]
+    interactions = [
+        structs.replace(one, interaction=structs.replace(one.interaction, user_id=user_id))
+        for one in page.interactions
+    ]
+    return structs.replace(
+        page, user_id=user_id, profile=profile, decisions=decisions, interactions=interactions
     )
 
 

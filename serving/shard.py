@@ -21,7 +21,7 @@ from ray import serve
 
 from rove.config import Config
 from rove.engine import Engine
-from rove.errors import InvalidInput, NotFound
+from rove.errors import InvalidInput
 from rove.event_ids import new_event_id
 from rove.events import (
     MAX_ID_LENGTH,
@@ -136,14 +136,15 @@ class ShardApi:
         """Activate a deferred decision."""
         (event_id,) = request.params
         reference: UserReference = _reference_body(request.body or b"{}")
-        await self._decided(event_id, reference.user_id or request.argument(api.USER_QUERY))
-        return Response(200, _encode(await self._turns.call(lambda e: e.activate(event_id))))
+        user_id = reference.user_id or request.argument(api.USER_QUERY)
+        decision = await self._turns.call(lambda engine: engine.activate(event_id, user_id))
+        return Response(200, _encode(decision))
 
     async def decision(self, request: Request) -> Response:
         """Return the record of a decision."""
         (event_id,) = request.params
-        record = await self._turns.call(lambda engine: engine.decision(event_id))
-        _check_user(record.decision, request.argument(api.USER_QUERY))
+        user_id = request.argument(api.USER_QUERY)
+        record = await self._turns.call(lambda engine: engine.decision(event_id, user_id))
         return Response(200, _encode(record))
 
     async def get_item(self, request: Request) -> Response:
@@ -215,18 +216,11 @@ class ShardApi:
 
     async def _decided(self, event_id: str, user_id: str | None) -> Decision:
         """Return the decision; raise unless it is here and is the user's."""
-        record = await self._turns.call(lambda engine: engine.decision(event_id))
-        decision: Decision = record.decision
-        _check_user(decision, user_id)
-        return decision
+        record = await self._turns.call(lambda engine: engine.decision(event_id, user_id))
+        return record.decision
 
     def _check_owner(self, user_id: str) -> None:
         check_owner(user_id, self._shard, self._num_shards)
-
-
-def _check_user(decision: Decision, user_id: str | None) -> None:
-    if user_id is not None and user_id != decision.user_id:
-        raise NotFound(f"this user has no decision {decision.event_id!r}; check user_id")
 
 
 def _rewarded_slot(decision: Decision, reward: RewardRequest) -> Slot:

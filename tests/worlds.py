@@ -136,6 +136,7 @@ class Shop:
             ),
             "releases": {"path": str(self.folder / "releases")},
             "training": {**TRAINING, **self.training},
+            "privacy": self.privacy,
             "serving": {"shards": self.shards, "user_cache_mb": user_cache_mb},
         }
         return Config.parse(tree)

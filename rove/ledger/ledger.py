@@ -71,9 +71,12 @@ from rove.ledger.shown import Shown, answered_since, shown_to, shown_until
 from rove.ledger.store import open_store
 from rove.ledger.transaction import Transaction as Transaction
 from rove.ledger.transaction import read_decisions
+from rove.pseudonyms import PLAIN, check_user_ids
 from rove.records import Beside, UserDecision
 
 _SCRUB_RETRY_S = 1.0
+_USER_IDS = "user_ids"
+"""Key in `meta`: how users are named."""
 _decode_beside = msgspec.json.Decoder(list[Beside]).decode
 
 _select_history = (
@@ -146,9 +149,19 @@ class Ledger:
 
     @classmethod
     def open(
-        cls, section: StoreSection, shard: int, num_shards: int, *, read_only: bool = False
+        cls,
+        section: StoreSection,
+        shard: int,
+        num_shards: int,
+        *,
+        read_only: bool = False,
+        user_ids: str | None = None,
     ) -> Self:
-        """Open one shard for writing (waits for another writer to leave), or only for reading."""
+        """Open one shard for writing (waits for another writer to leave), or only for reading.
+
+        `user_ids`: how it names users (`rove.pseudonyms`); one that does otherwise is refused.
+        Whoever writes users' rows has to say.
+        """
         assert 0 <= shard < num_shards, (shard, num_shards)
         with ExitStack() as undo:
             store = open_store(section)
@@ -157,7 +170,7 @@ class Ledger:
             undo.callback(database.close)
             _check_neighbour(store, shard, num_shards)
             ledger = cls(section, store, database, shard, num_shards)
-            ledger._prepare(read_only)
+            ledger._prepare(read_only, user_ids)
             undo.pop_all()
         return ledger
 
@@ -318,13 +331,15 @@ class Ledger:
         self._database.close()
         self._store.close()
 
-    def _prepare(self, read_only: bool) -> None:
+    def _prepare(self, read_only: bool, user_ids: str | None) -> None:
         found = read_meta(self._database, ledger_meta)
         expected = {
             "schema_version": str(SCHEMA_VERSION),
             "shard": str(self.shard),
             "num_shards": str(self.num_shards),
         }
+        if user_ids is not None:
+            expected[_USER_IDS] = user_ids
         if not found and not read_only:
             prepare(self._database, ledger_metadata, ledger_meta, expected, add_lease)
             found = read_meta(self._database, ledger_meta)
@@ -335,10 +350,26 @@ class Ledger:
             raise StoreUnavailable(
                 f"{name} holds shard {found['shard']}, not {self.shard}; give it its name back"
             )
+        if user_ids is not None and _USER_IDS in found:
+            check_user_ids(name, found[_USER_IDS], user_ids)
         if not read_only:
             section = self._section
             self._lease = Lease(self._database, section.lease_s, section.busy_timeout_s)
             self._scrub()  # a process that erased may have ended before it could
+            if user_ids is not None and _USER_IDS not in found:
+                self._name_users(user_ids)
+
+    def _name_users(self, user_ids: str) -> None:
+        """Note how users are named in a ledger that does not say yet; with rows: as they are."""
+        with self._database.reading() as connection:
+            tables = (interactions, decisions)
+            is_empty = all(
+                connection.execute(select(one.c.user_id).limit(1)).first() is None for one in tables
+            )
+        if not is_empty:
+            check_user_ids(self._database.name, PLAIN, user_ids)
+        with self.transaction() as transaction:
+            transaction.put_state(_USER_IDS, user_ids)
 
     def _all_others(self) -> Iterator[tuple[int, Database]]:
         """Yield the other shards that there are."""

@@ -23,6 +23,7 @@ from rove.config import StoreSection
 from rove.errors import DataError, shown
 from rove.events import InteractionType
 from rove.ledger.ledger import Ledger
+from rove.pseudonyms import PLAIN, UNCHANGED, Pseudonyms
 from rove.rewards import RewardMap
 from rove.sharding import shard_of
 
@@ -68,19 +69,27 @@ def load_history(
     num_shards: int,
     batches: Iterable[pa.RecordBatch | pa.Table],
     rewards: RewardMap,
+    names: Pseudonyms = UNCHANGED,
 ) -> LoadReport:
     """Store every row of `batches` (columns as `rove.readers` gives them) in its user's shard."""
     started = time.monotonic()
     table = _combined(batches)
+    users = table["user_id"].combine_chunks().dictionary_encode()
+    ids = users.dictionary.to_pylist()
+    owners = np.array([shard_of(user, num_shards) for user in ids], int)
+    owner_of_row = owners[users.indices.to_numpy()] if len(owners) else owners  # (n,)
+    # From here on nobody is called by name: ids of rows are made of what is stored.
+    if names.mark != PLAIN:
+        named = pa.array([names.of(user) for user in ids], pa.string()).take(users.indices)
+        table = table.set_column(table.schema.get_field_index("user_id"), "user_id", named)
     table = table.set_column(
         table.schema.get_field_index("interaction_id"), "interaction_id", _ids(table)
     )
     table = _without_nul(rewarded(table, rewards))
-    users = table["user_id"].combine_chunks().dictionary_encode()
-    owners = np.array([shard_of(user, num_shards) for user in users.dictionary.to_pylist()], int)
-    owner_of_row = owners[users.indices.to_numpy()] if len(owners) else owners  # (n,)
     per_shard = {
-        shard: _store(store, shard, num_shards, table, np.flatnonzero(owner_of_row == shard))
+        shard: _store(
+            store, shard, num_shards, table, np.flatnonzero(owner_of_row == shard), names.mark
+        )
         for shard in range(num_shards)
     }
     return LoadReport(
@@ -182,12 +191,17 @@ def rewarded(table: pa.Table, rewards: RewardMap) -> pa.Table:
 
 
 def _store(
-    store: StoreSection, shard: int, num_shards: int, table: pa.Table, rows: npt.NDArray[np.intp]
+    store: StoreSection,
+    shard: int,
+    num_shards: int,
+    table: pa.Table,
+    rows: npt.NDArray[np.intp],
+    mark: str,
 ) -> int:
     """Store some rows of the table in one shard and return how many were new."""
     received_at = time.time()
     num_stored = 0
-    ledger = Ledger.open(store, shard, num_shards)
+    ledger = Ledger.open(store, shard, num_shards, user_ids=mark)
     try:
         # Users together: the index over users then grows at few places.
         mine = table.take(rows).sort_by([("user_id", "ascending"), ("timestamp", "ascending")])

@@ -117,6 +117,7 @@ def test_answers_are_as_documented(server: Server) -> None:
     rank = {"user_id": user_id, "k": 3, "event_id": "documented", "explain": True}
     row = {"interaction_id": "d", "user_id": user_id, "item_id": item_id, "type": "click"}
     event = "/v1/events/documented"
+    erased = server.http.delete("/v1/users/nobody").json()
     calls: list[tuple[str, str, str, Any]] = [
         ("POST", "/v1/rank", "/v1/rank", rank),
         ("POST", "/v1/events", "/v1/events", {"interactions": [row]}),
@@ -128,7 +129,9 @@ def test_answers_are_as_documented(server: Server) -> None:
         ("POST", "/v1/items:batch", "/v1/items:batch", {"items": []}),
         ("DELETE", "/v1/items/{item_id}", "/v1/items/documented", None),
         ("GET", "/v1/users/{user_id}", f"/v1/users/{user_id}", None),
+        ("GET", "/v1/users/{user_id}/export", f"/v1/users/{user_id}/export", None),
         ("DELETE", "/v1/users/{user_id}", "/v1/users/nobody", None),
+        ("GET", "/v1/erasures/{erasure_id}", f"/v1/erasures/{erased['erasure_id']}", None),
         ("POST", "/v1/embeddings", "/v1/embeddings", {"input": ["a"]}),
         ("GET", "/v1/topology", "/v1/topology", None),
         ("GET", "/healthz", "/healthz", None),
