@@ -497,6 +497,9 @@ class AccessSection(Section):
 class PrivacySection(Section):
     """What is kept of who somebody is."""
 
+    retention_days: Positive | None = None
+    """Interactions and decisions older than this are deleted while serving; null: never. At least
+    as long as a decision waits for its reward."""
     pseudonymise: bool = False
     """Store keyed pseudonyms (HMAC-SHA256) in place of users' ids; callers go on using the ids. For
     the life of a ledger: one that was written otherwise, or with another key, is refused."""

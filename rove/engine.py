@@ -48,6 +48,7 @@ from rove.refit import refit
 from rove.regulating import Regulation
 from rove.release import Release, current, latest
 from rove.repeats import answer_again, digest_of, seed_of
+from rove.retention import Retention
 from rove.rewards import RewardMap
 from rove.scores import TextVectors
 from rove.shown.contexts import check_context, text_of
@@ -84,6 +85,10 @@ class Engine:
         if config.policy.kind == "regulated":
             self._regulation = Regulation(config.policy.regulation, self._rewards, ledger)
             self._regulation.catch_up(clock())
+        self._retention: Retention | None = None
+        if config.privacy.retention_days is not None:
+            days = config.privacy.retention_days
+            self._retention = Retention(days, self._rewards.wait_s, ledger)
         self._num_doubts = 0
         self.view = self._view(latest(config.releases.path))
 
@@ -276,6 +281,9 @@ class Engine:
         self._settle_doubts()
         self.policies.follow()
         self.view.sync(self._clock())
+        if self._retention is not None:
+            for user_id in self._retention.sync(self._clock()):
+                self.view.users.forget(user_id)
         if self._regulation is not None:
             self._regulation.sync(self._clock())
         try:

@@ -29,7 +29,7 @@ from rove.errors import Conflict
 from rove.item_index import ItemIndex, Rows
 from rove.learning import Learned, learn
 from rove.ledger.items import ItemStore
-from rove.ledger.scan import all_interactions, all_shown, watermark
+from rove.ledger.scan import all_interactions, all_shown, num_removed, watermark
 from rove.model import ItemFeatures
 from rove.release import (
     NUM_INTERACTIONS,
@@ -124,7 +124,7 @@ def _relearnt(
     config: Config,
 ) -> Learned:
     known = base.metrics.get(NUM_INTERACTIONS, 0)
-    if len(behaviour) < LEAST_SHARE * known:
+    if len(behaviour) + num_removed(config.store) < LEAST_SHARE * known:
         raise Conflict(
             f"the ledger has {len(behaviour)} interactions, release {base.id} was learnt from "
             f"{known}; bring its history into the ledger with rove load CONFIG first"

@@ -27,6 +27,8 @@ SCHEMA = pa.schema(
         ("session", pa.string()),
     ]
 )
+REMOVED = "removed"
+"""Key of a shard's state: how many interactions were deleted for their age."""
 _NUM_ROWS = 65_536
 _EVERYTHING = 2**62
 
@@ -65,6 +67,12 @@ def all_shown(
         with database.reading() as connection:
             for part in shown_until(connection, -sys.float_info.max, until_s):
                 yield [up_to(one, last) for one in part]
+
+
+def num_removed(store: StoreSection) -> int:
+    """Return how many interactions of all shards were deleted for their age."""
+    found = [read_meta(database, ledger_meta) for _, database in all_shards(store)]
+    return sum(int(meta.get(REMOVED, 0)) for meta in found)
 
 
 def watermark(store: StoreSection) -> dict[int, int]:

@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from rove.errors import NotFound
 from rove.events import Context, Decision, Regulated, Slot
-from rove.ledger import rights
+from rove.ledger import aging, rights
 from rove.ledger.database import Insertion, parts_of
 from rove.ledger.records import (
     Erased,
@@ -231,6 +231,14 @@ class Transaction:
         """Delete the user's rows; after the commit no copy of them is left in the shard's files."""
         self.erased = True
         return rights.delete_user(self._connection, user_id)
+
+    def delete_interactions(self, after: int, before_s: float) -> tuple[set[str], int, int | None]:
+        """Delete the next old interactions; see `rove.ledger.aging`."""
+        return aging.delete_interactions(self._connection, after, before_s)
+
+    def delete_decisions(self, before_s: float, wait_s: float) -> set[str]:
+        """Delete the next old decisions; see `rove.ledger.aging`."""
+        return aging.delete_decisions(self._connection, before_s, wait_s)
 
     def empty_sums(self, release: str) -> None:
         """Set the sums of releases other than this one to nothing."""
