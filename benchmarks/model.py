@@ -75,7 +75,8 @@ class Refitted:
             self._due_s = now + self._every_s
             until = self._data.every.take(self._data.every.timestamps <= now)
             embeddings_JE = self._data.embeddings_JE
-            learned = learn(until, embeddings_JE, self._training, calibrated=self._calibrated)
+            kept = self._calibrated
+            learned = learn(until, embeddings_JE, self._training, calibrated=kept, text=kept.text)
             self._ranking = LearnedRanking(learned, until)
 
 
