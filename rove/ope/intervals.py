@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from rove.errors import DataError
 from rove.ope.estimators import Estimate
@@ -93,7 +93,7 @@ def _resampled(
 
 
 def _normal(one: Estimate, level: float) -> Interval:
-    margin = float(stats.norm.ppf((1 + level) / 2)) * one.standard_error
+    margin = float(ndtri((1 + level) / 2)) * one.standard_error
     return Interval(low=one.value - margin, high=one.value + margin, kind="normal")
 
 
@@ -141,12 +141,12 @@ def resample(
 def _bca(one: Estimate, value_D: Floats, tails: Floats) -> Floats:
     """Return the quantile levels of the BCa interval; acceleration from the influence values."""
     share = float(np.mean(value_D < one.value) + 0.5 * np.mean(value_D == one.value))
-    z0 = stats.norm.ppf(min(max(share, 1e-6), 1 - 1e-6))
+    z0 = ndtri(min(max(share, 1e-6), 1 - 1e-6))
     influence_N = one.influence_N
     spread = float(np.square(influence_N).sum())
     acceleration = float((influence_N**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
-    z = z0 + stats.norm.ppf(tails)
-    levels: Floats = stats.norm.cdf(z0 + z / (1 - acceleration * z))
+    z = z0 + ndtri(tails)
+    levels: Floats = ndtr(z0 + z / (1 - acceleration * z))
     return levels
 
 
