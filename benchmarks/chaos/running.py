@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,7 +49,7 @@ def run(
 ) -> Report:
     """Return what came of it."""
     with prepared(path, overrides, on_postgres) as world:
-        with running(world.config) as served:
+        with running(world.config, on_start=_end_in_order) as served:
             seen = asyncio.run(_chaos(world, served.url, duration_s, every_s, seed))
         findings = check(world.config, seen.heard, seen.profiles)
     return Report(
@@ -62,6 +63,10 @@ def run(
         kills=seen.kills,
         findings=findings,
     )
+
+
+def _end_in_order() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class _Seen(Struct, frozen=True, kw_only=True):
