@@ -32,8 +32,8 @@ from serving.routing import shard_path
 
 Kind = Literal["shard", "gateway", "encoder", "store"]
 _PROBE_S = 0.05
-_PROBE_TIMEOUT_S = 2.0
-_GIVE_UP_S = 120.0
+_PROBE_TIMEOUT_S = 5.0
+_GIVE_UP_S = 180.0
 _PREFIX = "SERVE_REPLICA::"
 
 
