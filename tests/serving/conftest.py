@@ -6,11 +6,13 @@ Everything is made by the commands a user would type, each in a process of its o
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -32,6 +34,7 @@ NUM_USERS = 100
 NUM_ITEMS = 300
 COMMAND_S = 120.0
 READY_S = 120.0
+STOP_S = 60.0
 
 
 class Server(Struct, kw_only=True):
@@ -82,8 +85,53 @@ def wait_ready(http: httpx.Client, process: subprocess.Popen[bytes], log: Path) 
                 return
         except httpx.TransportError:
             pass  # not there yet
-        time.sleep(0.1)
+        time.sleep(0.05)
     pytest.fail(f"not ready after {READY_S} s: {log.read_text()}")
+
+
+def stop(process: subprocess.Popen[bytes], number: signal.Signals) -> int:
+    """Send the signal and return the status that the server ends with."""
+    process.send_signal(number)
+    try:
+        return process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
+def session_of(pid: int) -> str:
+    """Return the processes that are left of those a server started."""
+    listing = ["ps", "--sid", str(pid), "-o", "pid=,args="]
+    return subprocess.run(listing, capture_output=True, text=True).stdout
+
+
+@contextmanager
+def another_server(
+    server: Server, config_path: Path, log: Path, number: signal.Signals
+) -> Iterator[httpx.Client]:
+    """`rove serve CONFIG` beside the shared one. The signal then ends it quickly, it leaves nothing
+    behind, and the other one still serves."""
+    port = Config.load(config_path).serving.port
+    process = start_server(config_path, log)
+    http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30.0)
+    try:
+        wait_ready(http, process, log)
+        yield http
+        started = time.monotonic()
+        assert stop(process, number) == 0, log.read_text()
+        assert time.monotonic() - started < 20.0
+        with pytest.raises(httpx.ConnectError, match=re.escape("refused")):
+            http.get("/healthz")
+        assert "Stopped." in log.read_text()
+        assert server.http.get("/readyz").status_code == 200
+        deadline = time.monotonic() + 10.0
+        while session_of(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert session_of(process.pid) == ""
+    finally:
+        http.close()
+        if process.poll() is None:
+            stop(process, number)
 
 
 def write_shop(folder: Path) -> tuple[Path, list[str], list[str]]:
@@ -145,10 +193,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         )
     finally:
         http.close()
-        process.send_signal(signal.SIGTERM)
-        try:
-            status = process.wait(60.0)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+        status = stop(process, signal.SIGTERM)
     assert status == 0, log.read_text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import signal
@@ -29,7 +28,7 @@ from rove.rewards import RewardMap
 from serving.encoder import _TextEncoder
 from serving.main import free_port
 from tests.colours import tree, write_adapter, write_data, write_encoder
-from tests.serving.conftest import start_server, wait_ready
+from tests.serving.conftest import Server, another_server
 from training.first_release import run
 
 
@@ -125,23 +124,11 @@ def test_a_refit_keeps_the_adapter(shop: Config) -> None:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Config, httpx.Client]]:
+def served(server: Server, tmp_path: Path) -> Iterator[tuple[Config, httpx.Client]]:
     """`rove serve` on an adapted release."""
     config, path = write_shop(tmp_path)
-    log = tmp_path / "serve.log"
-    process = start_server(path, log)
-    http = httpx.Client(base_url=f"http://127.0.0.1:{config.serving.port}", timeout=30.0)
-    try:
-        wait_ready(http, process, log)
+    with another_server(server, path, tmp_path / "serve.log", signal.SIGINT) as http:
         yield config, http
-    finally:
-        http.close()
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60.0)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
 
 
 @pytest.mark.ray

@@ -1,21 +1,19 @@
-"""`rove serve`: what it refuses, in one line and with status 2; how it stops."""
+"""`rove serve`: what it refuses, in one line and with status 2.
+
+How it stops is asserted of every server that `another_server` starts.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 
-from tests.serving.conftest import Server, command, start_server, wait_ready
+from tests.serving.conftest import command
 
 
 def write_config(folder: Path, **settings: object) -> Path:
@@ -81,44 +79,3 @@ def test_a_port_that_is_taken_is_one_line_and_status_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"cannot listen at 127.0.0.1:{port}" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def session_of(pid: int) -> str:
-    """Return the processes that are left of those a server started."""
-    listing = ["ps", "--sid", str(pid), "-o", "pid=,args="]
-    return subprocess.run(listing, capture_output=True, text=True).stdout
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_stops_quickly_and_leaves_nothing_behind(
-    server: Server, tmp_path: Path, number: signal.Signals
-) -> None:
-    """A second server, so that the other tests keep theirs."""
-    tree = yaml.safe_load(server.config_path.read_text("utf-8"))
-    tree["store"]["url"] = f"sqlite:///{tmp_path / 'ledger'}"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        tree["serving"].update(port=probe.getsockname()[1], shards=1)
-    path = tmp_path / "rove.yaml"
-    path.write_text(yaml.safe_dump(tree), "utf-8")
-    log = tmp_path / "log"
-    process = start_server(path, log)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{tree['serving']['port']}") as http:
-            wait_ready(http, process, log)
-            started = time.monotonic()
-            process.send_signal(number)
-            assert process.wait(60.0) == 0, log.read_text()
-            assert time.monotonic() - started < 20.0
-            with pytest.raises(httpx.ConnectError, match=re.escape("refused")):
-                http.get("/healthz")
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert "Stopped." in log.read_text()
-    assert server.http.get("/readyz").status_code == 200
-    deadline = time.monotonic() + 10.0
-    while session_of(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert session_of(process.pid) == ""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ import yaml
 from rove.release import latest
 from serving.learner import FIRST, due_after
 from serving.main import free_port
-from tests.serving.conftest import Server, start_server, wait_ready
+from tests.serving.conftest import Server, another_server
 
 REFIT_S = 60.0
 
@@ -42,21 +40,10 @@ def shown_server(
     tree["store"]["url"] = f"sqlite:///{folder / 'ledger'}"
     tree["releases"]["path"] = str(folder / "releases")
     tree["serving"].update(port=free_port())
-    path, log = folder / "rove.yaml", folder / "serve.log"
+    path = folder / "rove.yaml"
     path.write_text(yaml.safe_dump(tree), "utf-8")
-    process = start_server(path, log)
-    http = httpx.Client(base_url=f"http://127.0.0.1:{tree['serving']['port']}", timeout=30.0)
-    try:
-        wait_ready(http, process, log)
+    with another_server(server, path, folder / "serve.log", signal.SIGTERM) as http:
         yield http, folder
-    finally:
-        http.close()
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60.0)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
 
 
 @pytest.mark.ray
@@ -92,7 +79,7 @@ def test_the_context_s_text_and_words_teach_which_item_is_wanted(
     asked = {"user_id": "new", "k": 2, "candidates": {"item_ids": pair}}
     firsts: list[str] = []
     while time.monotonic() < deadline and firsts != pair:
-        time.sleep(1.0)
+        time.sleep(0.25)
         firsts = [
             http.post("/v1/rank", json={**asked, "context": context, "explain": True})
             .raise_for_status()
