@@ -117,6 +117,9 @@ def test_answers_are_as_documented(server: Server) -> None:
     rank = {"user_id": user_id, "k": 3, "event_id": "documented", "explain": True}
     row = {"interaction_id": "d", "user_id": user_id, "item_id": item_id, "type": "click"}
     event = "/v1/events/documented"
+    policy = "/v1/policies/documented"
+    (one,) = server.http.get("/v1/releases").json()["releases"]
+    release = f"/v1/releases/{one['id']}"
     erased = server.http.delete("/v1/users/nobody").json()
     calls: list[tuple[str, str, str, Any]] = [
         ("POST", "/v1/rank", "/v1/rank", rank),
@@ -133,6 +136,13 @@ def test_answers_are_as_documented(server: Server) -> None:
         ("DELETE", "/v1/users/{user_id}", "/v1/users/nobody", None),
         ("GET", "/v1/erasures/{erasure_id}", f"/v1/erasures/{erased['erasure_id']}", None),
         ("POST", "/v1/embeddings", "/v1/embeddings", {"input": ["a"]}),
+        ("GET", "/v1/policies", "/v1/policies", None),
+        ("PUT", "/v1/policies/{name}", policy, {"policy": {"kind": "greedy"}}),
+        ("GET", "/v1/policies/{name}", policy, None),
+        ("POST", "/v1/policies/{name}:promote", f"{policy}:promote", None),
+        ("POST", "/v1/policies/{name}:rollback", f"{policy}:rollback", None),
+        ("GET", "/v1/releases", "/v1/releases", None),
+        ("POST", "/v1/releases/{release_id}:promote", f"{release}:promote", None),
         ("GET", "/v1/topology", "/v1/topology", None),
         ("GET", "/healthz", "/healthz", None),
         ("GET", "/readyz", "/readyz", None),
@@ -150,6 +160,9 @@ def test_answers_are_as_documented(server: Server) -> None:
             validator(content["application/json"]["schema"]).validate(answer.json())
         else:
             assert answer.content == b""
+    only = described.pop(("POST", "/v1/releases/{release_id}:rollback"))  # nothing was before it
+    schema = only["responses"]["409"]["content"]["application/problem+json"]["schema"]
+    validator(schema).validate(server.http.post(f"{release}:rollback").json())
     assert not described
     problem = server.http.get("/v1/items/never-heard-of")
     responses = operations()["GET", "/v1/items/{item_id}"]["responses"]
