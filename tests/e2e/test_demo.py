@@ -23,6 +23,7 @@ import yaml
 
 from rove.demo.results import FROZEN, LEARNING
 from rove.demo.rivals import ALS, BLEND, EASE, LIVE_POPULARITY, POPULARITY, RANDOM
+from tests.colours import write_encoder
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "shop"
@@ -62,6 +63,17 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def with_tiny_encoder(config: Path) -> Path:
+    """Let a random BERT of 16 dimensions read the shop, which takes a second."""
+    write_encoder(config.parent / "bert")
+    tree = yaml.safe_load(config.read_text("utf-8"))
+    tree["encoder"].update(model=str(config.parent / "bert"), max_tokens=32)
+    tree["training"].update(text_factors=4, max_sweeps=3)
+    tree["adapt"].update(layers=1, rank=2)
+    config.write_text(yaml.safe_dump(tree), "utf-8")
+    return config
 
 
 def demo(folder: Path, config: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -105,7 +117,7 @@ def check_counts(results: dict[str, Any]) -> None:
 
 
 def test_a_kept_server_answers_until_it_is_stopped(tmp_path: Path) -> None:
-    config = small_shop(tmp_path)
+    config = with_tiny_encoder(small_shop(tmp_path))
     done = demo(tmp_path, config, "--invoices", "5", "--keep")
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.search(r"API and docs: (\S+)/docs\s+stop the server: kill (\d+)", done.stdout)
@@ -123,5 +135,5 @@ def test_a_kept_server_answers_until_it_is_stopped(tmp_path: Path) -> None:
     port = int(url.rsplit(":", 1)[1])
     deadline = time.monotonic() + 60
     while listens(port) and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(0.05)
     assert not listens(port)
