@@ -61,7 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, **settings: Any) -> Encoder:
-    chosen = {"max_tokens": 32, "dtype": "float32"} | settings  # `auto` may round, as the load is
+    # `auto` may round, as the load is.
+    chosen: dict[str, Any] = {"max_tokens": 32, "dtype": "float32"} | settings
     return Encoder.load(EncoderSection(model=str(folder), **chosen))
 
 
