@@ -201,7 +201,7 @@ class PolicyFile(Section):
     """online: decides. apprentice: the baseline is shown, and what it would have chosen is kept.
     shadow: the same, beside whatever decides. logging_only: the request's baseline items are shown
     as they are, and learnt from."""
-    share: Share | None = None
+    share: Annotated[Share, Field(strict=True)] | None = None
     """Of the users: those it decides for, or of a shadow those it is asked for. 0 when absent, 1
     for a shadow; the default policy has those that are left."""
 

@@ -268,9 +268,10 @@ def test_a_user_is_erased(server: Server) -> None:
     user_id = server.users[-1]
     rank(server, user_id=user_id, k=1, event_id="erased-with-its-user")
     before = server.http.get(f"/v1/users/{user_id}").json()
+    held = server.http.get(f"/v1/users/{user_id}/export").json()
     receipt = server.http.delete(f"/v1/users/{user_id}").json()
     assert receipt["num_interactions"] == before["num_interactions"]
-    assert receipt["num_decisions"] == 1
+    assert receipt["num_decisions"] == len(held["decisions"]) >= 1
     assert server.http.get(f"/v1/users/{user_id}").status_code == 404
     assert server.http.get("/v1/events/erased-with-its-user").status_code == 404
     assert server.http.delete(f"/v1/users/{user_id}").json()["num_interactions"] == 0

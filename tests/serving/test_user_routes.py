@@ -19,7 +19,7 @@ def test_a_user_is_told_everything_and_forgotten_with_a_receipt(server: Server) 
     with RoveClient(str(server.http.base_url)) as client:
         decision = client.rank(RankRequest(user_id=user_id, k=2))
         export = client.export_user(user_id)
-        assert [one.decision for one in export.decisions] == [decision]
+        assert decision in [one.decision for one in export.decisions]
         assert export.profile == client.user(user_id)
         assert len(export.interactions) == client.user(user_id).num_interactions > 0
         receipt = client.delete_user(user_id)

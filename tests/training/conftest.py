@@ -1,4 +1,4 @@
-"""What the tests of training share: a cluster, and commands that are ended."""
+"""What the tests of both training commands share: a cluster, and commands that are ended."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 import pytest
 import ray
 
-from tests.commands import OFTEN, ROOT, Command
+from tests.commands import ROOT, Command
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A local cluster with four CPUs, as Ray counts them, for a module."""
+    """A local cluster with two CPUs, for a module."""
     ray.init(
         address="local",
-        num_cpus=4,
+        num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {**OFTEN, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}},
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}},
     )
     yield
     ray.shutdown()

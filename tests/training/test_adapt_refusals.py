@@ -14,6 +14,9 @@ import yaml
 from rove.adaptation.fitting import build
 from tests.colours import config_of, prepared_of, tree, write_data, write_encoder
 from training.adapt import main
+from training.adapt_job import run
+from training.cluster import RUN
+from training.storage import Storage
 
 # Ray's own settings, when it reads them.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
@@ -86,6 +89,36 @@ def test_an_adapter_for_another_base(world: Path, capsys: Capture) -> None:
 def test_a_storage_that_cannot_be_written(world: Path, capsys: Capture) -> None:
     said = refusal(world, capsys, storage="/proc/none")
     assert "'/proc/none' (adapt.path, .storage) cannot be written: " in said
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_workers": 3}, "3 workers with 1 CPUs each need 3 CPUs, the cluster has 2"),
+        ({"gpus_per_worker": 1}, "adapt.gpus_per_worker is 1, but the cluster has 0 GPUs"),
+    ],
+)
+def test_more_than_the_cluster_has(
+    world: Path, capsys: Capture, cluster: None, settings: dict[str, Any], message: str
+) -> None:
+    assert message in refusal(world, capsys, **settings)
+
+
+@pytest.mark.ray
+def test_long_texts_are_cut_and_a_damaged_checkpoint_is_named(
+    world: Path, capsys: Capture, cluster: None
+) -> None:
+    """Texts of 10,000 tokens are no error; the run's checkpoint is then cut in half."""
+    table = pq.read_table(world / "items.parquet")
+    titles = [f"{title} " * 3333 for title in table["title"].to_pylist()]
+    rewrite(world / "items.parquet", {"item_id": table["item_id"].to_pylist(), "title": titles})
+    run(config_of(world, world, epochs=1), from_ledger=False, with_report=False)
+    assert "32 texts of 16 tokens or more are cut there" in capsys.readouterr().out
+    storage = Storage.open(world / "adapt")
+    tensors = Path(storage.folder) / storage.checkpoints(RUN)[-1] / "run" / "state.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:1000])
+    assert "the checkpoint is damaged: " in refusal(world, capsys, epochs=1)
 
 
 def test_settings_may_follow_options(world: Path, capsys: Capture) -> None:

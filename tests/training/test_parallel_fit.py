@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import yaml
 from scipy import sparse
 
@@ -25,9 +27,24 @@ from tests.worlds import END_S, NUM_ITEMS, START_S, TRAINING, behaviour_of, embe
 from training.factorise import main
 from training.parallel_fit import Pool
 
+ROOT = Path(__file__).parent.parent.parent
 NUM_USERS = 3 * BLOCK_USERS + 100  # four blocks, the last one short
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A local cluster with four CPUs, as Ray counts them."""
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+    )
+    yield
+    ray.shutdown()
 
 
 def purchases() -> Behaviour:

@@ -42,10 +42,10 @@ def write_config(folder: Path, **settings: Any) -> Path:
         "start": "scratch",
         "scratch": {"layers": 1, "hidden": 32, "vocabulary": 100},
         "batch_tokens": 256,
-        "epochs": 6,
+        "epochs": 4,
         "learning_rate": 3e-3,
         "dtype": "float32",
-        "checkpoint_steps": 10,
+        "checkpoint_steps": 20,
         "holdout_share": 0.1,
         **settings,
     }
@@ -133,7 +133,7 @@ def test_two_workers_learn_the_same_with_ddp_and_with_fsdp(tmp_path: Path, clust
     [
         (
             {"num_workers": 9999},
-            "9999 workers with 1 CPUs each need 9999 CPUs, the cluster has 4; ",
+            "9999 workers with 1 CPUs each need 9999 CPUs, the cluster has 2; ",
         ),
         ({"gpus_per_worker": 1}, "pretrain.gpus_per_worker is 1, but the cluster has 0 GPUs"),
         ({"path": "/proc/none"}, "'/proc/none' (pretrain.path, .storage) cannot be written: "),
