@@ -13,9 +13,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 COMMAND_S = 150.0
-# Train's controller takes a report of each worker per poll: a checkpoint that comes sooner waits
-# for it (2 s by default).
-OFTEN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25"}
 
 
 class Command:
@@ -30,7 +27,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **OFTEN, name: value, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, name: value, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
 
@@ -55,7 +52,7 @@ class Command:
         deadline = time.monotonic() + COMMAND_S
         while self._workers():
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def kill_worker(self) -> None:
         """Kill the only process that trains."""
