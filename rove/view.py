@@ -20,20 +20,17 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from rove.config import Config, PolicySection
-from rove.deciding import Choice, Decider, Deciders
-from rove.errors import RoveError
-from rove.events import RankRequest
+from rove.answering import Answering
+from rove.config import Config
+from rove.deciding import Deciders
 from rove.item_index import ItemIndex
 from rove.item_means import ItemMeans
 from rove.ledger.items import ItemStore
 from rove.ledger.ledger import History, Ledger, Statistics, StoredInteraction, Transaction
-from rove.opinions import Opinion, Shown
 from rove.profiles import profile_of
 from rove.records import ItemTaste, UserProfile
 from rove.release import Release
 from rove.rewards import RewardMap
-from rove.scores import TextVectors
 from rove.scoring import Part, Scorer
 from rove.shared_sums import SharedSums
 from rove.shortlisting import shortlister_of
@@ -60,7 +57,7 @@ class _Change:
     """Users of whom something is taken back: they are built anew."""
 
 
-class View:
+class View(Answering[User, Taste, Part]):
     """The views of one release over one shard's ledger."""
 
     def __init__(self, config: Config, release: Release, ledger: Ledger, store: ItemStore) -> None:
@@ -80,10 +77,10 @@ class View:
         )
         self.scorer = Scorer(model, release.items, self.index, self.means)
         retriever = shortlister_of(self.index, self.scorer)
-        self.deciders: Deciders[User, Taste, Part] = Deciders(self.index, self.scorer, retriever)
-        self.decider: Decider[User, Taste, Part] = self.deciders.of(config.policy)
+        self.deciders = Deciders(self.index, self.scorer, retriever)
+        self.decider = self.deciders.of(config.policy)
         max_bytes = int(config.serving.user_cache_mb * _MEGABYTE)
-        self.users: UserCache[User] = UserCache(max_bytes, self.build_user)
+        self.users = UserCache(max_bytes, self.build_user)
         own = ledger.statistics(release.id)
         is_whole = ledger.state(COUNTED) == release.id
         self.sums = SharedSums(self.means, self.index, own if is_whole else _NOTHING)
@@ -108,41 +105,6 @@ class View:
     def _follow_others(self) -> None:
         news = self._ledger.statistics_of_others(self.release.id, self.sums.revisions)
         self.sums.merge(news)
-
-    def decide(
-        self,
-        requests: Sequence[RankRequest],
-        seeds: Sequence[int],
-        vectors: TextVectors,
-        strengths: Sequence[float] | None,
-        policy: PolicySection,
-    ) -> list[Choice | RoveError]:
-        """Return a policy's choice, or what is wrong with it, for each request."""
-        users = self._users(requests)
-        decider = self.deciders.of(policy)
-        return decider.decide(requests, users, seeds, self.now_s, vectors, strengths)
-
-    def given(
-        self, requests: Sequence[RankRequest], seeds: Sequence[int], vectors: TextVectors
-    ) -> list[Choice | RoveError]:
-        """Return the baseline items of each request as they are."""
-        return self.decider.given(requests, self._users(requests), seeds, self.now_s, vectors)
-
-    def opinions(
-        self,
-        requests: Sequence[RankRequest],
-        seeds: Sequence[int],
-        vectors: TextVectors,
-        policy: PolicySection,
-        shown: Sequence[Shown],
-    ) -> list[Opinion | None]:
-        """Return what a policy would have chosen where others did."""
-        users = self._users(requests)
-        decider = self.deciders.of(policy)
-        return decider.opinions(requests, users, seeds, self.now_s, vectors, shown)
-
-    def _users(self, requests: Sequence[RankRequest]) -> list[User]:
-        return [self.users.get(request.user_id) for request in requests]
 
     def prepare(
         self,

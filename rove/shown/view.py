@@ -16,10 +16,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from rove.config import Config, PolicySection
-from rove.deciding import Choice, Decider, Deciders
-from rove.errors import RoveError
-from rove.events import RankRequest
+from rove.answering import Answering
+from rove.config import Config
+from rove.deciding import Deciders
 from rove.item_index import ItemIndex
 from rove.ledger.items import ItemStore
 from rove.ledger.ledger import (
@@ -32,13 +31,10 @@ from rove.ledger.ledger import (
 )
 from rove.ledger.shown import Answer, Shown
 from rove.mixed.past import NUM_PAST
-from rove.opinions import Opinion
-from rove.opinions import Shown as ShownSlots
 from rove.profiles import profile_of
 from rove.records import ItemTaste, UserProfile
 from rove.release import Release, prior_of
 from rove.rewards import RewardMap
-from rove.scores import TextVectors
 from rove.shown.learning import unlearnt
 from rove.shown.likelihood import expanded
 from rove.shown.posterior import ItemPosterior
@@ -76,7 +72,7 @@ class _Change:
     standing: list[tuple[str, int]]
 
 
-class ShownView:
+class ShownView(Answering[ShownUser, ShownTaste, None]):
     """The views of one release over one shard's ledger."""
 
     def __init__(self, config: Config, release: Release, ledger: Ledger, store: ItemStore) -> None:
@@ -95,10 +91,10 @@ class ShownView:
         counted = TrialSums(item_ids=[], sums_nV=own.sums_nV[:0])
         self.items = ItemPosterior(model, self.index, own if is_whole else counted)
         self.scorer = ShownScorer(model, self.items, self.index, ledger, self._rewards)
-        self.deciders: Deciders[ShownUser, ShownTaste, None] = Deciders(self.index, self.scorer)
-        self.decider: Decider[ShownUser, ShownTaste, None] = self.deciders.of(config.policy)
+        self.deciders = Deciders(self.index, self.scorer)
+        self.decider = self.deciders.of(config.policy)
         max_bytes = int(config.serving.user_cache_mb * _MEGABYTE)
-        self.users: UserCache[ShownUser] = UserCache(max_bytes, self.build_user)
+        self.users = UserCache(max_bytes, self.build_user)
         settled_s = ledger.settled_until(release.id) if is_whole else None
         self.scorer.settled_s = model.settled_s if settled_s is None else settled_s
         self._take_catalogue_changes()
@@ -125,41 +121,6 @@ class ShownView:
         rows = {self.index.row(item_id) for item_id, reward in rewarded if reward > 0.0}
         standing = {row for row in rows if row is not None}
         return ShownUser(posterior.mean_D, posterior.covariance_DD, standing, pairs)
-
-    def decide(
-        self,
-        requests: Sequence[RankRequest],
-        seeds: Sequence[int],
-        vectors: TextVectors,
-        strengths: Sequence[float] | None,
-        policy: PolicySection,
-    ) -> list[Choice | RoveError]:
-        """Return a policy's choice, or what is wrong with it, for each request."""
-        users = self._users(requests)
-        decider = self.deciders.of(policy)
-        return decider.decide(requests, users, seeds, self.now_s, vectors, strengths)
-
-    def given(
-        self, requests: Sequence[RankRequest], seeds: Sequence[int], vectors: TextVectors
-    ) -> list[Choice | RoveError]:
-        """Return the baseline items of each request as they are."""
-        return self.decider.given(requests, self._users(requests), seeds, self.now_s, vectors)
-
-    def opinions(
-        self,
-        requests: Sequence[RankRequest],
-        seeds: Sequence[int],
-        vectors: TextVectors,
-        policy: PolicySection,
-        shown: Sequence[ShownSlots],
-    ) -> list[Opinion | None]:
-        """Return what a policy would have chosen where others did."""
-        users = self._users(requests)
-        decider = self.deciders.of(policy)
-        return decider.opinions(requests, users, seeds, self.now_s, vectors, shown)
-
-    def _users(self, requests: Sequence[RankRequest]) -> list[ShownUser]:
-        return [self.users.get(request.user_id) for request in requests]
 
     def prepare(
         self,
